@@ -181,7 +181,7 @@ func (e Endpoint) ConnectReplication(ctx context.Context, name string) (*pgconn.
 	config.RuntimeParams["replication"] = "database"
 	for _, key := range []string{
 		"datestyle", "intervalstyle", "timezone", "extra_float_digits", "bytea_output", "statement_timeout",
-		"idle_in_transaction_session_timeout", "lc_monetary", "xmlbinary",
+		"lc_monetary", "xmlbinary",
 	} {
 		config.RuntimeParams[key] = pinned[key]
 	}
