@@ -27,8 +27,9 @@ import (
 	"github.com/slipway-db/slipway/postgres"
 )
 
-// Main runs the tests of a package, stops the servers they shared, and fails when a goroutine is left over.
-func Main(m *testing.M) {
+// Main runs the tests of a package, stops the servers they shared, and fails when a goroutine is left over. It takes a
+// *testing.M, or what wraps one to do something before and after.
+func Main(m interface{ Run() int }) {
 	code := m.Run()
 	if err := workspace.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)

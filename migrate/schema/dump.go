@@ -21,7 +21,12 @@ type DumpOptions struct {
 	Source postgres.Endpoint
 	// Snapshot is the name of an exported snapshot that the dump shall see; empty for the present state.
 	Snapshot string
+	// Exclude are tables that are neither dumped nor locked. Beyond excludeLimit of them all tables are locked.
+	Exclude []Name
 }
+
+// excludeLimit keeps the command line within what every system takes.
+const excludeLimit = 2000
 
 // childOptions are settings of the dumping session that decide how constants are written into the DDL; those of the
 // source's database or role must not. A name that a server does not know would refuse the connection, so all are old.
@@ -45,6 +50,11 @@ func Dump(ctx context.Context, o DumpOptions) (*Archive, error) {
 	}
 	if o.Snapshot != "" {
 		args = append(args, "--snapshot="+o.Snapshot)
+	}
+	if len(o.Exclude) <= excludeLimit {
+		for _, n := range o.Exclude {
+			args = append(args, "--exclude-table="+n.SQL()) // quoted, so no character of it is a wildcard
+		}
 	}
 	cmd := exec.CommandContext(ctx, o.Tool, args...)
 	cmd.Env = childEnv(o.Source)
