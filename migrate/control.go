@@ -1,0 +1,314 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/slipway-db/slipway/migrate/schema"
+	"github.com/slipway-db/slipway/migrate/state"
+	"github.com/slipway-db/slipway/migrate/stream"
+	"github.com/slipway-db/slipway/postgres"
+)
+
+// JobStatus is a migration as its target database tells it, whether or not a process is working on it.
+type JobStatus struct {
+	Status
+	ID       string          `json:"id"`
+	Created  time.Time       `json:"created"`
+	Saved    time.Time       `json:"saved"` // when the running process last stored its status
+	Running  bool            `json:"running"`
+	WantDone bool            `json:"completion_requested"`
+	Error    string          `json:"error,omitempty"` // why the last run ended
+	Source   state.Source    `json:"source"`
+	Failures []state.Failure `json:"failures,omitempty"`
+}
+
+// visit calls f for every database of the target server that holds a migration of ours. It starts with the database
+// that the endpoint names; a database that takes no connection of ours is passed over.
+func visit(ctx context.Context, target postgres.Endpoint, f func(*pgx.Conn, postgres.Endpoint, *state.Job) error) error {
+	first, err := maintenance(ctx, &Config{Target: target})
+	if err != nil {
+		return err
+	}
+	names, err := state.Databases(ctx, first)
+	_ = first.Close(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, name := range names {
+		e := target.WithDatabase(name)
+		conn, err := e.Connect(ctx, postgres.Session{Name: "control"})
+		if fault := postgres.ConnectFault(err); fault == postgres.FaultDatabase || fault == postgres.FaultLogin {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		job, err := state.Read(ctx, conn)
+		if err == nil {
+			found = true
+			err = f(conn, e, job)
+		} else if errors.Is(err, state.ErrNone) || postgres.Code(err) == "42501" { // not ours to see
+			err = nil
+		}
+		_ = conn.Close(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+	}
+	if !found {
+		return fmt.Errorf("%w on %s", ErrNothingToDo, target)
+	}
+	return nil
+}
+
+// ReadStatus reads the migrations on a target server. It answers ErrNothingToDo when there is none.
+func ReadStatus(ctx context.Context, target postgres.Endpoint) ([]JobStatus, error) {
+	var all []JobStatus
+	err := visit(ctx, target, func(conn *pgx.Conn, _ postgres.Endpoint, job *state.Job) error {
+		s, err := readStatus(ctx, conn, job)
+		all = append(all, s)
+		return err
+	})
+	return all, stopped(ctx, err)
+}
+
+func readStatus(ctx context.Context, conn *pgx.Conn, job *state.Job) (JobStatus, error) {
+	s := JobStatus{
+		ID: job.ID, Created: job.Created, Saved: job.StatusSaved, WantDone: job.WantDone, Error: job.Error, Source: job.Source,
+	}
+	if err := json.Unmarshal(job.Status, &s.Status); err != nil {
+		return s, fmt.Errorf("read the status: %w", err)
+	}
+	var o options
+	if err := json.Unmarshal(job.Options, &o); err != nil {
+		return s, fmt.Errorf("read the options: %w", err)
+	}
+	s.Job, s.Phase, s.Database, s.Type = job.ID, job.Phase, o.Database, o.Type // the stored status may be a second old
+	var err error
+	if s.Running, err = state.Running(ctx, conn); err != nil {
+		return s, err
+	}
+	if !s.Running {
+		s.InSync, s.InFlight, s.RowsPerSecond, s.BytesPerSecond, s.TransactionsPerSec = false, nil, 0, 0, 0
+	}
+	_, s.Failures, err = state.Entries(ctx, conn)
+	return s, err
+}
+
+// Complete asks the running migrations on the target to drain and finish, and waits for their end. Leaving the wait
+// does not take the request back.
+func Complete(ctx context.Context, target postgres.Endpoint, onStatus func(Status)) ([]DatabaseResult, error) {
+	var waits []*completion
+	defer func() {
+		for _, w := range waits {
+			_ = w.conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	err := visit(ctx, target, func(conn *pgx.Conn, e postgres.Endpoint, job *state.Job) error {
+		w, err := request(ctx, conn, e, job)
+		if err == nil {
+			waits = append(waits, w)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, stopped(ctx, err)
+	}
+	var results []DatabaseResult
+	for _, w := range waits {
+		result, err := w.wait(ctx, onStatus)
+		if err != nil {
+			return results, stopped(ctx, err)
+		}
+		results = append(results, *result)
+	}
+	return results, nil
+}
+
+// completion waits for the end of one job.
+type completion struct {
+	conn *pgx.Conn
+	job  *state.Job
+	name string
+}
+
+func request(ctx context.Context, conn *pgx.Conn, e postgres.Endpoint, job *state.Job) (*completion, error) {
+	var o options
+	if err := json.Unmarshal(job.Options, &o); err != nil {
+		return nil, fmt.Errorf("read the options: %w", err)
+	}
+	if o.Type != FullIncremental {
+		return nil, fmt.Errorf("the migration of %s is of type %s, which ends by itself", o.Database.Source, o.Type)
+	}
+	running, err := state.Running(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	if !running {
+		return nil, fmt.Errorf("no process is running the migration of %s: run the same slipway migrate run command again, then complete", o.Database.Source)
+	}
+	listener, err := e.Connect(ctx, postgres.Session{Name: "control"})
+	if err != nil {
+		return nil, err
+	}
+	if err = state.Listen(ctx, listener, job.ID); err == nil {
+		err = state.RequestDone(ctx, listener)
+	}
+	if err != nil {
+		_ = listener.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return &completion{conn: listener, job: job, name: o.Database.Source}, nil
+}
+
+// wait returns at the notification that is committed together with the end of the job, or when no process works on
+// the job any more.
+func (w *completion) wait(ctx context.Context, onStatus func(Status)) (*DatabaseResult, error) {
+	for {
+		payload, err := state.WaitDone(ctx, w.conn, time.Second)
+		if err != nil {
+			return nil, err
+		}
+		if payload != nil {
+			result := &DatabaseResult{}
+			if err := json.Unmarshal(payload, result); err != nil {
+				return nil, fmt.Errorf("read the result of %s: %w", w.name, err)
+			}
+			return result, nil
+		}
+		job, err := state.Read(ctx, w.conn)
+		if errors.Is(err, state.ErrNone) {
+			continue // it has just ended: the notification is on its way
+		}
+		if err != nil {
+			return nil, err
+		}
+		s, err := readStatus(ctx, w.conn, job)
+		if err != nil {
+			return nil, err
+		}
+		if !s.Running {
+			return nil, w.ended(s.Error)
+		}
+		if onStatus != nil {
+			onStatus(s.Status)
+		}
+	}
+}
+
+// ended says why nothing completes any more; the request stays with the job.
+func (w *completion) ended(reason string) error {
+	if reason == "" || reason == ErrStopped.Error() {
+		return fmt.Errorf("the process that ran the migration of %s has ended: run the same slipway migrate run command again; it will complete", w.name)
+	}
+	return fmt.Errorf("the process that ran the migration of %s has ended: %s\nonce that is mended, the same slipway migrate run command completes", w.name, reason)
+}
+
+// AbortReport says what giving a migration up has removed and what it leaves.
+type AbortReport struct {
+	Database string   `json:"database"`
+	Removed  []string `json:"removed"`
+	Left     []string `json:"left"`
+}
+
+// Abort gives the migrations on the target up: slot and publication on the source and our schema on the target go.
+// With dropCopied what the migration created in the target database goes as well. A running process is stopped by it.
+func Abort(ctx context.Context, config Config, dropCopied bool) ([]AbortReport, error) {
+	var reports []AbortReport
+	err := visit(ctx, config.Target, func(conn *pgx.Conn, _ postgres.Endpoint, job *state.Job) error {
+		report, err := abort(ctx, config.Source, conn, job, dropCopied)
+		if report != nil {
+			reports = append(reports, *report)
+		}
+		return err
+	})
+	return reports, stopped(ctx, err)
+}
+
+func abort(ctx context.Context, source postgres.Endpoint, target *pgx.Conn, job *state.Job, dropCopied bool) (*AbortReport, error) {
+	report := &AbortReport{Database: job.Source.Database}
+	conn, err := source.WithDatabase(job.Source.Database).Connect(ctx, postgres.Session{Name: "control"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := sameServer(ctx, source.WithDatabase(job.Source.Database), job); err != nil {
+		return nil, err
+	}
+	// Its sessions first: a running process would otherwise make anew what is removed here.
+	if err := state.Seize(ctx, target, job); err != nil {
+		return nil, err
+	}
+	if err := state.EndSessions(ctx, conn, job.ID); err != nil {
+		return nil, err
+	}
+	if job.Plugin != "" {
+		for _, slot := range []string{job.Slot(), copySlot(job)} {
+			if err := stream.DropSlot(ctx, conn, slot); err != nil {
+				return nil, err
+			}
+		}
+		report.Removed = append(report.Removed, "replication slot "+job.Slot()+" on the source")
+		if job.Source.Version.AtLeast(10) {
+			if err := stream.DropPublication(ctx, conn, job.Publication()); err != nil {
+				return report, err
+			}
+			report.Removed = append(report.Removed, "publication "+job.Publication()+" on the source")
+		}
+	}
+	if err := abandonObjects(ctx, target, dropCopied, report); err != nil {
+		return report, err
+	}
+	if err := state.Drop(ctx, target); err != nil {
+		return report, err
+	}
+	report.Removed = append(report.Removed, "schema "+state.Schema+" in the target database")
+	report.Left = append(report.Left, "roles and databases that were created on the target, if any")
+	return report, nil
+}
+
+// abandonObjects drops what the migration created on the target, or says that it stays.
+func abandonObjects(ctx context.Context, target *pgx.Conn, drop bool, report *AbortReport) error {
+	created, _, err := state.Entries(ctx, target)
+	if err != nil || len(created) == 0 {
+		return err
+	}
+	if !drop {
+		report.Left = append(report.Left, fmt.Sprintf("%d objects that were created in the target database, with the rows copied so far (--drop-copied removes them)", len(created)))
+		return nil
+	}
+	stored, err := state.Archive(ctx, target)
+	if err != nil {
+		return err
+	}
+	archive, err := schema.ReadArchive(stored)
+	if err != nil {
+		return err
+	}
+	dropped, kept, err := archive.Drop(ctx, target, created)
+	report.Removed = append(report.Removed, fmt.Sprintf("%d objects in the target database, with their rows", dropped))
+	report.Left = append(report.Left, kept...)
+	return err
+}
+
+// sameServer refuses to drop a slot of the same name on another server.
+func sameServer(ctx context.Context, source postgres.Endpoint, job *state.Job) error {
+	if job.Source.SystemID == "" {
+		return nil
+	}
+	identity, err := stream.Identify(ctx, source)
+	if err != nil {
+		return err
+	}
+	if identity.SystemID != job.Source.SystemID {
+		return fmt.Errorf("%w: its system identifier was %s and is %s", ErrSourceReplaced, job.Source.SystemID, identity.SystemID)
+	}
+	return nil
+}

@@ -1,0 +1,277 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/slipway-db/slipway/migrate/cutover"
+	"github.com/slipway-db/slipway/migrate/schema"
+	"github.com/slipway-db/slipway/migrate/state"
+	"github.com/slipway-db/slipway/migrate/stream"
+	"github.com/slipway-db/slipway/postgres"
+)
+
+// finishLoadOnly ends a structure or full migration: there is no stream, so what is left is aligned at once.
+func (a *attempt) finishLoadOnly(ctx context.Context) error {
+	if a.runner.Job.Phase == state.Done {
+		return a.cleanUp(ctx)
+	}
+	if err := a.enter(ctx, state.Complete); err != nil {
+		return err
+	}
+	a.cutover = &cutover.Report{}
+	if err := a.align(ctx); err != nil {
+		return err
+	}
+	return a.cleanUp(ctx)
+}
+
+// follow applies changes until completion was asked for and is possible, and completes. Everything up to the clean-up
+// can be stopped and taken up again, and nothing on the source has changed until then.
+func (a *attempt) follow(ctx context.Context) error {
+	if a.runner.Job.Phase == state.Done {
+		return a.cleanUp(ctx)
+	}
+	// What the start held back on the source (dead rows, all the while changes are followed) is not needed any more, and
+	// the completion must read large objects as they are then.
+	a.closeSnapshot()
+	a.cutover = &cutover.Report{}
+	for {
+		var drained postgres.LSN
+		err := a.withStream(ctx, func(ctx context.Context, f *following) (err error) {
+			drained, err = a.untilDrained(ctx, f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := a.enter(ctx, state.Complete); err != nil {
+			return err
+		}
+		started := time.Now()
+		if err := a.align(ctx); err != nil {
+			return err
+		}
+		late, err := a.changesAfter(ctx, drained)
+		if err != nil {
+			return err
+		}
+		a.cutover.Seconds = time.Since(started).Seconds()
+		if late == 0 {
+			return a.cleanUp(ctx)
+		}
+		if !a.replicaRole {
+			return fmt.Errorf("the source was written to during completion: %d change(s) after %s are not on the target, whose triggers are active now. "+
+				"Nothing is lost on the source: give the migration up with slipway migrate abort --drop-copied and start anew with the writers stopped for the completion", late, drained)
+		}
+		a.log.Warn("the source was written to during completion: applying that and aligning again", "changes", late)
+	}
+}
+
+// untilDrained follows until completion is asked for, does what can be done before writes must stop, and returns the
+// position at which target and source were equal with nobody writing.
+func (a *attempt) untilDrained(ctx context.Context, f *following) (postgres.LSN, error) {
+	if err := a.waitForRequest(ctx); err != nil {
+		return 0, err
+	}
+	conn, err := a.connectSource(ctx, "drain")
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := a.checkDrift(ctx, conn); err != nil {
+		return 0, err
+	}
+	if err := a.analyzeChanged(ctx, f); err != nil {
+		return 0, err
+	}
+	if err := a.waitInSync(ctx); err != nil {
+		return 0, err
+	}
+	started := time.Now()
+	lsn, err := a.drain(ctx, conn, f)
+	if err != nil {
+		return 0, err
+	}
+	a.cutover.Note("drain", fmt.Sprintf("up to %s", lsn), started)
+	a.tracker.set(func(s *Status) { s.Message = "" })
+	return lsn, nil
+}
+
+const pollInterval = 100 * time.Millisecond
+
+// poll asks until the answer is yes.
+func poll(ctx context.Context, ask func() (bool, error)) error {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		yes, err := ask()
+		if err != nil || yes {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+func (a *attempt) waitForRequest(ctx context.Context) error {
+	return poll(ctx, func() (bool, error) {
+		if a.config.CompleteWhenSynced {
+			return true, nil
+		}
+		return a.runner.WantDone(ctx)
+	})
+}
+
+func (a *attempt) waitInSync(ctx context.Context) error {
+	return poll(ctx, func() (bool, error) { return a.tracker.current().InSync, nil })
+}
+
+// drain waits for two positions in a row, a poll interval apart, between which the source changed nothing that is
+// followed: the second is where source and target are equal and nobody writes.
+func (a *attempt) drain(ctx context.Context, conn *pgx.Conn, f *following) (lsn postgres.LSN, err error) {
+	before := int64(-1)
+	err = poll(ctx, func() (bool, error) {
+		if lsn, err = a.drainOnce(ctx, conn, f); err != nil {
+			return false, err
+		}
+		now := f.applier.Stats().Changes()
+		if now == before {
+			return true, nil
+		}
+		if before >= 0 {
+			a.tracker.set(func(s *Status) {
+				s.Message = "ready to complete: waiting for the application to stop writing to the source"
+			})
+		}
+		before = now
+		return false, nil
+	})
+	return lsn, err
+}
+
+func (a *attempt) drainOnce(ctx context.Context, conn *pgx.Conn, f *following) (postgres.LSN, error) {
+	lsn, err := fence(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	return lsn, waitApplied(ctx, f, lsn)
+}
+
+// changesAfter counts the changes that the source has made since lsn, without applying them.
+func (a *attempt) changesAfter(ctx context.Context, lsn postgres.LSN) (int64, error) {
+	conn, err := a.connectSource(ctx, "drain")
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	until, err := fence(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	if err := a.verifyPublication(ctx, conn); err != nil {
+		return 0, err
+	}
+	relations, err := a.runner.Relations(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return stream.CountChanges(ctx, a.streamConfig(lsn, relations), until)
+}
+
+// checkDrift refuses to complete when tables or sequences appeared on the source, or were dropped there, since the
+// structure was copied: DDL is not followed, and nothing may be missing silently.
+func (a *attempt) checkDrift(ctx context.Context, conn *pgx.Conn) error {
+	now, err := schema.Load(ctx, conn, a.config.Selection)
+	if err != nil {
+		return err
+	}
+	relations, err := a.runner.Relations(ctx)
+	if err != nil {
+		return err
+	}
+	copied := make(map[schema.Name]bool, len(relations))
+	for name := range relations {
+		copied[name] = true
+	}
+	drift := schema.Drift(copied, now)
+	if len(drift) == 0 {
+		return nil
+	}
+	a.cutover.Warnings = append(a.cutover.Warnings, drift...)
+	if a.config.AllowDrift {
+		return nil
+	}
+	return &DriftError{Objects: drift}
+}
+
+// align brings over what the stream does not carry, in the order in which the steps need each other.
+func (a *attempt) align(ctx context.Context) error {
+	steps := []cutover.Step{}
+	if !a.replicaRole {
+		steps = append(steps, cutover.Step{Name: "foreign keys", Run: a.stageStep(schema.StageConstraints)})
+	}
+	if a.config.Type != StructureOnly {
+		steps = append(steps,
+			cutover.Step{Name: "sequences", Run: a.alignSequences},
+			cutover.Step{Name: "large objects", Run: a.alignLargeObjects},
+			cutover.Step{Name: "extension tables", Run: a.alignConfigTables},
+		)
+	}
+	steps = append(steps, cutover.Step{Name: "triggers, rules, policies, grants", Run: a.stageStep(schema.StageLate)})
+	if a.config.Type != StructureOnly {
+		steps = append(steps, cutover.Step{Name: "materialized views", Run: a.refreshViews})
+	}
+	return a.cutover.Run(ctx, steps, func(name string) {
+		a.tracker.set(func(s *Status) { s.Message = "aligning " + name })
+	})
+}
+
+func (a *attempt) stageStep(stage schema.Stage) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		created, err := a.restoreStage(ctx, stage)
+		return fmt.Sprintf("%d created", created), err
+	}
+}
+
+// cleanUp removes slot and publication from the source and our schema from the target. From its first step on the
+// migration counts as done: a crash in here only leaves cleaning to do.
+func (a *attempt) cleanUp(ctx context.Context) error {
+	if err := a.enter(ctx, state.Done); err != nil {
+		return err
+	}
+	if a.config.Type == FullIncremental {
+		conn, err := a.connectSource(ctx, "clean")
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.WithoutCancel(ctx))
+		if err := a.removeFromSource(ctx, conn); err != nil {
+			return err
+		}
+	}
+	_, failures, err := a.runner.Entries(ctx)
+	if err != nil {
+		return err
+	}
+	a.failures, a.done = failures, true
+	summary, err := json.Marshal(a.summary())
+	if err != nil {
+		return fmt.Errorf("report the end: %w", err)
+	}
+	return a.runner.Finish(ctx, summary)
+}
+
+// summary is the result cut to what a notification can carry.
+func (a *attempt) summary() DatabaseResult {
+	result := a.result()
+	result.Failures, result.LeftOut, result.Status.InFlight = nil, nil, nil
+	return result
+}
