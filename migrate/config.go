@@ -122,13 +122,22 @@ type options struct {
 	Exclude      []schema.Pattern `json:"exclude,omitempty"`
 	NoOwner      bool             `json:"no_owner,omitempty"`
 	NoPrivileges bool             `json:"no_privileges,omitempty"`
+	// Together are the target databases of the run when there are several: they are completed and given up together.
+	// With all databases, a later run may find more.
+	Together []string `json:"together,omitempty"`
 }
 
 func (c *Config) options(d Database) options {
-	return options{
+	o := options{
 		Type: c.Type, Database: d, Include: c.Selection.Include, Exclude: c.Selection.Exclude,
 		NoOwner: c.NoOwner, NoPrivileges: c.NoPrivileges,
 	}
+	if len(c.Databases) > 1 {
+		for _, one := range c.Databases {
+			o.Together = append(o.Together, one.Target)
+		}
+	}
+	return o
 }
 
 // sameOptions refuses to go on with a job under other choices than it was started with.
@@ -137,6 +146,7 @@ func sameOptions(stored json.RawMessage, now options) error {
 	if err := json.Unmarshal(stored, &then); err != nil {
 		return fmt.Errorf("read the options of the migration: %w", err)
 	}
+	then.Together, now.Together = nil, nil
 	a, errA := json.Marshal(then)
 	b, errB := json.Marshal(now)
 	if err := errors.Join(errA, errB); err != nil {

@@ -28,46 +28,6 @@ type JobStatus struct {
 	Failures []state.Failure `json:"failures,omitempty"`
 }
 
-// visit calls f for every database of the target server that holds a migration of ours. It starts with the database
-// that the endpoint names; a database that takes no connection of ours is passed over.
-func visit(ctx context.Context, target postgres.Endpoint, f func(*pgx.Conn, postgres.Endpoint, *state.Job) error) error {
-	first, err := maintenance(ctx, &Config{Target: target})
-	if err != nil {
-		return err
-	}
-	names, err := state.Databases(ctx, first)
-	_ = first.Close(context.WithoutCancel(ctx))
-	if err != nil {
-		return err
-	}
-	found := false
-	for _, name := range names {
-		e := target.WithDatabase(name)
-		conn, err := e.Connect(ctx, postgres.Session{Name: "control"})
-		if fault := postgres.ConnectFault(err); fault == postgres.FaultDatabase || fault == postgres.FaultLogin {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		job, err := state.Read(ctx, conn)
-		if err == nil {
-			found = true
-			err = f(conn, e, job)
-		} else if errors.Is(err, state.ErrNone) || postgres.Code(err) == "42501" { // not ours to see
-			err = nil
-		}
-		_ = conn.Close(context.WithoutCancel(ctx))
-		if err != nil {
-			return err
-		}
-	}
-	if !found {
-		return fmt.Errorf("%w on %s", ErrNothingToDo, target)
-	}
-	return nil
-}
-
 // ReadStatus reads the migrations on a target server. It answers ErrNothingToDo when there is none.
 func ReadStatus(ctx context.Context, target postgres.Endpoint) ([]JobStatus, error) {
 	var all []JobStatus
@@ -102,8 +62,8 @@ func readStatus(ctx context.Context, conn *pgx.Conn, job *state.Job) (JobStatus,
 	return s, err
 }
 
-// Complete asks the running migrations on the target to drain and finish, and waits for their end. Leaving the wait
-// does not take the request back.
+// Complete asks the migration that target names, with all databases that move together with it, to drain and finish,
+// and waits for the end. Leaving the wait does not take the request back.
 func Complete(ctx context.Context, target postgres.Endpoint, onStatus func(Status)) ([]DatabaseResult, error) {
 	var waits []*completion
 	defer func() {
@@ -111,7 +71,7 @@ func Complete(ctx context.Context, target postgres.Endpoint, onStatus func(Statu
 			_ = w.conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
-	err := visit(ctx, target, func(conn *pgx.Conn, e postgres.Endpoint, job *state.Job) error {
+	err := visitRun(ctx, target, func(conn *pgx.Conn, e postgres.Endpoint, job *state.Job) error {
 		w, err := request(ctx, conn, e, job)
 		if err == nil {
 			waits = append(waits, w)
@@ -218,11 +178,11 @@ type AbortReport struct {
 	Left     []string `json:"left"`
 }
 
-// Abort gives the migrations on the target up: slot and publication on the source and our schema on the target go.
+// Abort gives the migration that the target names up, with all databases that move together with it: slot and publication on the source and our schema on the target go.
 // With dropCopied what the migration created in the target database goes as well. A running process is stopped by it.
 func Abort(ctx context.Context, config Config, dropCopied bool) ([]AbortReport, error) {
 	var reports []AbortReport
-	err := visit(ctx, config.Target, func(conn *pgx.Conn, _ postgres.Endpoint, job *state.Job) error {
+	err := visitRun(ctx, config.Target, func(conn *pgx.Conn, _ postgres.Endpoint, job *state.Job) error {
 		report, err := abort(ctx, config.Source, conn, job, dropCopied)
 		if report != nil {
 			reports = append(reports, *report)

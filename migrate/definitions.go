@@ -1,9 +1,6 @@
 package migrate
 
 import (
-	"fmt"
-	"strings"
-
 	"github.com/slipway-db/slipway/migrate/schema"
 	"github.com/slipway-db/slipway/migrate/state"
 	"github.com/slipway-db/slipway/migrate/verify"
@@ -25,16 +22,4 @@ func definitions(config *Config, catalog *schema.Catalog, job *state.Job) *verif
 		d.Privileges = false // granted at the end
 	}
 	return d
-}
-
-// DriftError says that the source's structure is not what it was when the migration began.
-type DriftError struct {
-	Objects []string
-}
-
-// Error lists what changed and what can be done.
-func (e *DriftError) Error() string {
-	return fmt.Sprintf("the structure of the source changed since the migration began, and DDL is not followed: %s. "+
-		"The migration goes on following the rest. Undo the change on the source, or run again with --allow-drift to complete without it",
-		strings.Join(e.Objects, "; "))
 }

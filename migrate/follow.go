@@ -33,13 +33,19 @@ func (a *attempt) withStream(ctx context.Context, work func(context.Context, *fo
 	if err != nil {
 		return err
 	}
-	if err := a.verifyPublication(ctx, relations); err != nil {
-		return err
+	for _, before := range []func(context.Context) error{
+		a.publicationStands,
+		func(ctx context.Context) error { return a.compareShapes(ctx, relations) },
+		a.withdrawEffects,
+	} {
+		if err := before(ctx); err != nil {
+			return err
+		}
 	}
 	f := &following{reader: stream.New(a.streamConfig(start, relations))}
 	f.applier = apply.New(apply.Config{
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return a.connectTarget(ctx, "apply") },
-		Tables:  a.applyTables(relations), Recorder: a.runner, Source: f.reader, Start: start, ReplicaRole: a.replicaRole,
+		Tables:  a.applyTables(relations), Ignore: a.partitionedParents(), Recorder: a.runner, Source: f.reader, Start: start, ReplicaRole: a.replicaRole,
 	})
 	a.tracker.follow(f.applier.Stats)
 
@@ -69,26 +75,6 @@ func (a *attempt) withStream(ctx context.Context, work func(context.Context, *fo
 	return err
 }
 
-// verifyPublication notices a publication that somebody changed: changes of a table that was taken out of it would be
-// missing without a word.
-func (a *attempt) verifyPublication(ctx context.Context, relations map[schema.Name]state.Relation) error {
-	if stream.Plugin(a.runner.Job.Plugin) != stream.Pgoutput {
-		return nil
-	}
-	conn, err := a.connectSource(ctx, "stream")
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var tables []schema.Name
-	for _, name := range followed(a.catalog.Tables) {
-		if _, chosen := relations[name]; chosen {
-			tables = append(tables, name)
-		}
-	}
-	return stream.VerifyPublication(ctx, conn, a.runner.Job.Publication(), tables)
-}
-
 func (a *attempt) streamConfig(start postgres.LSN, relations map[schema.Name]state.Relation) stream.Config {
 	job := a.runner.Job
 	return stream.Config{
@@ -114,6 +100,17 @@ func (a *attempt) applyTables(relations map[schema.Name]state.Relation) map[sche
 		tables[name] = table
 	}
 	return tables
+}
+
+// partitionedParents have no rows of their own: a TRUNCATE that names one names its leaves too.
+func (a *attempt) partitionedParents() map[schema.Name]bool {
+	parents := map[schema.Name]bool{}
+	for _, t := range a.catalog.Tables {
+		if t.Kind == schema.Partitioned {
+			parents[t.Name] = true
+		}
+	}
+	return parents
 }
 
 // waitApplied returns once everything up to lsn is on the target.

@@ -57,12 +57,8 @@ func (a *attempt) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	names := make([]schema.Name, 0, len(catalog.Tables))
-	for _, t := range catalog.Tables {
-		names = append(names, t.Name)
-	}
 	storing = true
-	if err := a.runner.Begin(ctx, a.snapshot.lsn, archive, names); err != nil {
+	if err := a.runner.Begin(ctx, a.snapshot.lsn, archive, catalog.Tables); err != nil {
 		return err
 	}
 	a.showPhase(state.Structure)

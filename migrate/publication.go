@@ -10,6 +10,16 @@ import (
 	"github.com/slipway-db/slipway/migrate/stream"
 )
 
+// publicationStands is verifyPublication before a stream begins.
+func (a *attempt) publicationStands(ctx context.Context) error {
+	conn, err := a.connectSource(ctx, "publication")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return a.verifyPublication(ctx, conn)
+}
+
 // verifyPublication proves that the publication still carries every followed table whole. The server decodes each
 // change by what the publication was at that time, so a table that was taken out loses changes without a word.
 func (a *attempt) verifyPublication(ctx context.Context, conn *pgx.Conn) error {

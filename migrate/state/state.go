@@ -102,7 +102,7 @@ CREATE TABLE slipway.progress (
 	epoch bigint NOT NULL DEFAULT 0, lsn pg_lsn NOT NULL DEFAULT '0/0', commit_time timestamptz
 ) WITH (fillfactor = 50);
 CREATE TABLE slipway.relation (
-	schema text NOT NULL, name text NOT NULL, PRIMARY KEY (schema, name),
+	schema text NOT NULL, name text NOT NULL, PRIMARY KEY (schema, name), source_oid oid NOT NULL,
 	copy_lsn pg_lsn NOT NULL DEFAULT '0/0', parts integer NOT NULL DEFAULT 0, copied boolean NOT NULL DEFAULT false,
 	indexed boolean NOT NULL DEFAULT false
 );

@@ -190,7 +190,7 @@ func TestTables(t *testing.T) {
 	for i := range archive {
 		archive[i] = byte(i * 7)
 	}
-	if err := r.Begin(ctx, 100, archive, []schema.Name{a, b}); err != nil {
+	if err := r.Begin(ctx, 100, archive, []*schema.Table{{Name: a, OID: 11}, {Name: b, OID: 12}}); err != nil {
 		t.Fatal(err)
 	}
 	stored, err := r.Archive(ctx)
@@ -236,7 +236,7 @@ func TestTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[schema.Name]state.Relation{
-		a: {CopyLSN: 200, Parts: 1, Copied: true}, b: {CopyLSN: 100, Copied: true},
+		a: {OID: 11, CopyLSN: 200, Parts: 1, Copied: true}, b: {OID: 12, CopyLSN: 100, Copied: true},
 	}
 	if diff := cmp.Diff(want, relations); diff != "" {
 		t.Error(diff)

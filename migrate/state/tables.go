@@ -14,6 +14,7 @@ import (
 
 // Relation is the state of one table.
 type Relation struct {
+	OID uint32 // on the source, when its structure was copied
 	// CopyLSN is the consistent point of the snapshot that the table was (or is being) copied under: transactions
 	// whose commit record begins below it are in the copy.
 	CopyLSN postgres.LSN
@@ -27,8 +28,12 @@ const pieceSize = 16 << 20
 
 // Begin stores, in one transaction, all that a new snapshot decided: the slot's consistent point, the structure's
 // archive and the tables, and moves to the next phase. Until it has committed, the slot counts as not made.
-func (r *Runner) Begin(ctx context.Context, consistent postgres.LSN, archive []byte, tables []schema.Name) error {
-	schemas, names := split(tables)
+func (r *Runner) Begin(ctx context.Context, consistent postgres.LSN, archive []byte, tables []*schema.Table) error {
+	chosen, oids := make([]schema.Name, len(tables)), make([]uint32, len(tables))
+	for i, t := range tables {
+		chosen[i], oids[i] = t.Name, t.OID
+	}
+	schemas, names := split(chosen)
 	err := r.Do(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `UPDATE slipway.job SET consistent = $1::text::pg_lsn, phase = $2`, consistent.String(), string(Structure))
 		if err != nil {
@@ -38,7 +43,7 @@ func (r *Runner) Begin(ctx context.Context, consistent postgres.LSN, archive []b
 		if _, err := tx.Exec(ctx, `UPDATE slipway.progress SET lsn = $1::text::pg_lsn`, consistent.String()); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO slipway.relation (schema, name) SELECT * FROM unnest($1::text[], $2::text[])`, schemas, names); err != nil {
+		if _, err := tx.Exec(ctx, `INSERT INTO slipway.relation (schema, name, source_oid) SELECT * FROM unnest($1::text[], $2::text[], $3::oid[])`, schemas, names, oids); err != nil {
 			return err
 		}
 		for number := 0; number*pieceSize < len(archive); number++ {
@@ -80,7 +85,7 @@ func Archive(ctx context.Context, conn *pgx.Conn) (io.Reader, error) {
 func (r *Runner) Relations(ctx context.Context) (map[schema.Name]Relation, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rows, err := r.conn.Query(ctx, `SELECT schema, name, copy_lsn::text, parts, copied, indexed FROM slipway.relation`)
+	rows, err := r.conn.Query(ctx, `SELECT schema, name, source_oid, copy_lsn::text, parts, copied, indexed FROM slipway.relation`)
 	if err != nil {
 		return nil, fmt.Errorf("read the state of the tables: %w", err)
 	}
@@ -89,7 +94,7 @@ func (r *Runner) Relations(ctx context.Context) (map[schema.Name]Relation, error
 	for rows.Next() {
 		var name schema.Name
 		var relation Relation
-		if err := rows.Scan(&name.Schema, &name.Name, &relation.CopyLSN, &relation.Parts, &relation.Copied, &relation.Indexed); err != nil {
+		if err := rows.Scan(&name.Schema, &name.Name, &relation.OID, &relation.CopyLSN, &relation.Parts, &relation.Copied, &relation.Indexed); err != nil {
 			return nil, fmt.Errorf("read the state of the tables: %w", err)
 		}
 		relations[name] = relation
@@ -221,4 +226,19 @@ func (r *Runner) RecordKeys(keys []string) (string, []any) {
 	return `INSERT INTO slipway.entry (key)
 		SELECT k FROM (SELECT FROM slipway.progress WHERE epoch = $2 FOR SHARE) AS current, unnest($1::text[]) AS k`,
 		[]any{keys, r.Epoch}
+}
+
+// Undo takes an archive entry back: its statement and the forgetting of it are one transaction.
+func (r *Runner) Undo(ctx context.Context, key, statement string) error {
+	err := r.Do(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Conn().PgConn().Exec(ctx, statement).ReadAll(); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM slipway.entry WHERE key = $1`, key)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("take back %s: %w", key, err)
+	}
+	return nil
 }

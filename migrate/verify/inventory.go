@@ -34,7 +34,8 @@ func (s *side) inventory(ctx context.Context, d *Definitions) (inventory, error)
 // take puts one row of an inventory query into the inventory: schema and name that the object is chosen by (NULL for
 // objects outside schemas), kind, object, property, value.
 func (v inventory) take(r row, d *Definitions) {
-	if r[0] != nil && slices.Contains(d.IgnoreSchemas, r.text(0)) {
+	if r[0] != nil && slices.Contains(d.IgnoreSchemas, r.text(0)) ||
+		r.text(2) == "schema" && slices.Contains(d.IgnoreSchemas, r.text(3)) {
 		return
 	}
 	if d.Chosen != nil && (r[0] == nil || !d.Chosen(schema.Name{Schema: r.text(0), Name: r.text(1)})) {
