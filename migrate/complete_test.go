@@ -1,11 +1,14 @@
 package migrate_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-db/slipway/migrate"
 	"github.com/slipway-db/slipway/migrate/state"
 	"github.com/slipway-db/slipway/pgtest"
+	"github.com/slipway-db/slipway/postgres"
 )
 
 // TestComplete_KilledWhenTriggersAreThere kills the engine at the end of a completion, when triggers that fire on
@@ -37,5 +40,39 @@ func TestComplete_KilledWhenTriggersAreThere(t *testing.T) {
 	pair.Source.Exec(t, `INSERT INTO parent VALUES (2); INSERT INTO orders VALUES (2, 2); INSERT INTO shadow VALUES (2)`)
 	mustFinish(t, config)
 	compareAll(t, config)
+	nothingLeft(t, pair)
+}
+
+// TestRun_AsPlainUserOnBothSides migrates with roles that are no superusers: source with REPLICATION and ownership of its
+// tables, target owner of its database, where foreign keys and triggers must wait for the completion.
+func TestRun_AsPlainUserOnBothSides(t *testing.T) {
+	pair := pgtest.NewPair(t)
+	for _, d := range []*pgtest.Database{pair.Source, pair.Target} {
+		d.Server.Maintenance().Exec(t, `DROP ROLE IF EXISTS plain_mover`, `CREATE ROLE plain_mover LOGIN REPLICATION`,
+			`ALTER DATABASE `+postgres.QuoteIdent(d.Name)+` OWNER TO plain_mover`)
+		d.Exec(t, `GRANT ALL ON SCHEMA public TO plain_mover`)
+		t.Cleanup(func() { d.Server.Maintenance().Exec(t, `DROP ROLE IF EXISTS plain_mover`) })
+		t.Cleanup(func() { d.Exec(t, `REASSIGN OWNED BY plain_mover TO postgres; DROP OWNED BY plain_mover`) })
+	}
+	pair.Source.Exec(t, `SET ROLE plain_mover;`+ledgerSchema+fill+`
+		CREATE FUNCTION ledger.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.note := 'changed by trigger'; RETURN NEW; END $$;
+		CREATE TRIGGER note BEFORE UPDATE ON ledger.client FOR EACH ROW WHEN (false) EXECUTE FUNCTION ledger.note();`)
+	config := engineConfig{
+		Source: strings.Replace(pair.Source.URI(), "postgres@", "plain_mover@", 1), Target: strings.Replace(pair.Target.URI(), "postgres@", "plain_mover@", 1),
+		Type: migrate.FullIncremental,
+	}
+	writers := startLedger(t, pair.Source, 2)
+	e := startEngine(t, config)
+	e.await(t, "in sync")
+	if n := pair.Target.Int(t, `SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND connamespace = 'ledger'::regnamespace`); n != 0 {
+		t.Errorf("%d foreign keys exist although they would fire on replicated rows", n)
+	}
+	before := writers.count()
+	pgtest.Eventually(t, time.Minute, "more writes", func() bool { return writers.count() > before+50 })
+	e.kill()
+	writers.stop()
+	mustFinish(t, config)
+	writers.verify(t, pair.Target)
+	compareAll(t, engineConfig{Source: pair.Source.URI(), Target: pair.Target.URI(), Type: migrate.FullIncremental})
 	nothingLeft(t, pair)
 }
