@@ -38,7 +38,7 @@ func (a *attempt) copyData(ctx context.Context) error {
 			return err
 		}
 	}
-	indexes := newIndexing(relations)
+	indexes := newIndexing(relations, todo)
 	group, groupCtx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(groupCtx, indexes.end)
 	defer stop()
@@ -185,12 +185,16 @@ type indexing struct {
 	ended bool
 }
 
-// newIndexing begins with the tables that earlier runs had copied but not indexed.
-func newIndexing(relations map[schema.Name]state.Relation) *indexing {
+// newIndexing begins with the tables that earlier runs had copied but not indexed and that are not copied anew.
+func newIndexing(relations map[schema.Name]state.Relation, anew []*schema.Table) *indexing {
 	x := &indexing{}
 	x.more = sync.NewCond(&x.mu)
+	again := map[schema.Name]bool{}
+	for _, t := range anew {
+		again[t.Name] = true
+	}
 	for name, r := range relations {
-		if r.Copied && !r.Indexed {
+		if r.Copied && !r.Indexed && !again[name] {
 			x.queue = append(x.queue, name)
 		}
 	}

@@ -132,3 +132,60 @@ func TestRun_KilledAtRandomTimes(t *testing.T) {
 	compareAll(t, config)
 	nothingLeft(t, pair)
 }
+
+// TestRun_LostSnapshotKeepsFinishedTables kills the engine when some tables are copied and others are not: the finished
+// ones stay as they are, under their own consistent point, and the others come under a later one.
+func TestRun_LostSnapshotKeepsFinishedTables(t *testing.T) {
+	pair, config := ledgerPair(t)
+	writers := startLedger(t, pair.Source, 2)
+	config.RowsPerSecond, config.Jobs = 15_000, 1
+	e := startEngine(t, config)
+	e.await(t, "phase copy")
+	pgtest.Eventually(t, time.Minute, "some of the tables to be copied", func() bool {
+		return pair.Target.Int(t, `SELECT count(*) FROM slipway.relation WHERE copied`) >= 1
+	})
+	e.kill()
+	const state = `SELECT name, copy_lsn FROM slipway.relation WHERE copied ORDER BY name`
+	finished := pair.Target.Strings(t, state)
+	left := pair.Target.Int(t, `SELECT count(*) FROM slipway.relation WHERE NOT copied`)
+	if left == 0 {
+		t.Fatal("all tables were copied before the kill: the test proves nothing")
+	}
+	first := pair.Target.Strings(t, `SELECT consistent FROM slipway.job`)[0]
+	config.RowsPerSecond = 0
+	again := startEngine(t, config)
+	again.await(t, "in sync")
+	again.kill()
+	for _, was := range finished {
+		name, _, _ := strings.Cut(was, "|")
+		if now := pair.Target.Strings(t, `SELECT name, copy_lsn FROM slipway.relation WHERE name = '`+name+`'`)[0]; now != was {
+			t.Errorf("a finished table was copied again: %s, then %s", was, now)
+		}
+	}
+	if later := pair.Target.Int(t, `SELECT count(*) FROM slipway.relation WHERE copy_lsn > '`+first+`'`); later != left {
+		t.Errorf("%d tables were copied under the later snapshot, want the %d unfinished ones", later, left)
+	}
+	writers.stop()
+	mustFinish(t, config)
+	writers.verify(t, pair.Target)
+	compareAll(t, config)
+	nothingLeft(t, pair)
+}
+
+// TestRun_FullAfterLostSnapshotCopiesEverythingAnew: without a stream two snapshots could not be made to agree.
+func TestRun_FullAfterLostSnapshotCopiesEverythingAnew(t *testing.T) {
+	pair, config := ledgerPair(t)
+	config.Type, config.RowsPerSecond, config.Jobs = migrate.Full, 15_000, 1
+	e := startEngine(t, config)
+	e.await(t, "phase copy")
+	pgtest.Eventually(t, time.Minute, "some of the tables to be copied", func() bool {
+		return pair.Target.Int(t, `SELECT count(*) FROM slipway.relation WHERE copied`) >= 1
+	})
+	e.kill()
+	// A change that both a table copied before and one copied later would show by half.
+	pair.Source.Exec(t, `BEGIN; UPDATE big SET n = n + 1; UPDATE wide SET c = 'changed'; UPDATE ledger.account SET balance = 5; COMMIT; REFRESH MATERIALIZED VIEW big_summary`)
+	config.RowsPerSecond = 0
+	mustFinish(t, config)
+	compareAll(t, config)
+	nothingLeft(t, pair)
+}
