@@ -33,8 +33,10 @@ func TestConnection_TellsFaultsApart(t *testing.T) {
 		"unreachable": {"postgres://postgres@127.0.0.1:1/", "postgres", "connection", []string{"unreachable", "listen_addresses"}},
 		"tls":         {"postgres://postgres@" + plain + "/?sslmode=require", "postgres", "connection", []string{"TLS", "ssl = on"}},
 		"password":    {"postgres://postgres:secret%20word@" + address + "/?sslmode=disable", "postgres", "connection", []string{"login refused", `\password "postgres"`}},
-		"connect": {"postgres://closed:x@" + address + "/?sslmode=disable", "private", "database",
-			[]string{`GRANT CONNECT ON DATABASE "private" TO "closed";`}},
+		"connect": {
+			"postgres://closed:x@" + address + "/?sslmode=disable", "private", "database",
+			[]string{`GRANT CONNECT ON DATABASE "private" TO "closed";`},
+		},
 		"missing": {"postgres://postgres@" + plain + "/?sslmode=disable", `no "such"`, "database", []string{"does not exist"}},
 	} {
 		endpoint, err := postgres.ParseEndpoint(c.uri)

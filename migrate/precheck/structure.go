@@ -35,6 +35,11 @@ func (d *database) onTarget() *pgx.Conn {
 
 // encodings compares the encodings and the default collations of the two databases.
 func (d *database) encodings(ctx context.Context, f *finding) error {
+	source := d.catalog.Locale
+	if d.incremental() && d.plugin() == "test_decoding" && source.Encoding != "UTF8" && source.Encoding != "SQL_ASCII" {
+		f.fail("changes that are read with test_decoding come in the database's encoding "+source.Encoding+", which is not converted",
+			"--type full # copies the rows of one moment; or upgrade the source to 10 or later, which has pgoutput")
+	}
 	if d.targetDB == nil {
 		return d.localeOfNew(ctx, f)
 	}
@@ -44,7 +49,6 @@ func (d *database) encodings(ctx context.Context, f *finding) error {
 	if err != nil {
 		return err
 	}
-	source := d.catalog.Locale
 	recreate := fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING %s LC_COLLATE %s LC_CTYPE %s; -- on the target, in place of the empty one",
 		postgres.QuoteIdent(d.names.Target), literal(source.Encoding), literal(source.Collate), literal(source.CType))
 	switch {

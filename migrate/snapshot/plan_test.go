@@ -35,7 +35,8 @@ func TestPlanParts(t *testing.T) {
 		{
 			"small tables are whole, parents have no rows",
 			`CREATE TABLE parent (a int) PARTITION BY LIST (a); CREATE TABLE leaf PARTITION OF parent DEFAULT`, ``,
-			snapshot.PlanOptions{}, []string{"leaf 1/1 [,) plain=false"},
+			snapshot.PlanOptions{},
+			[]string{"leaf 1/1 [,) plain=false"},
 		},
 		{
 			"blocks", `CREATE TABLE t (a text) WITH (fillfactor = 10)`,
@@ -46,27 +47,32 @@ func TestPlanParts(t *testing.T) {
 		{
 			"values out of line cannot be split finer than blocks", `CREATE TABLE t (a text); ALTER TABLE t ALTER a SET STORAGE EXTERNAL`,
 			`INSERT INTO t VALUES (repeat('x', 1000000))`,
-			snapshot.PlanOptions{SplitBytes: 100000}, []string{"t 1/1 [,) plain=false"},
+			snapshot.PlanOptions{SplitBytes: 100000},
+			[]string{"t 1/1 [,) plain=false"},
 		},
 		{
 			"keys over the whole range of their type", `CREATE TABLE keyed (k bigint PRIMARY KEY, t text); ALTER TABLE keyed ALTER t SET STORAGE PLAIN`,
-			extremes, snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000},
+			extremes,
+			snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000},
 			[]string{"keyed 1/2 k[,-1) plain=true", "keyed 2/2 k[-1,) plain=true"},
 		},
 		{
 			"keys by histogram", `CREATE TABLE keyed (k bigint PRIMARY KEY, t text); ALTER TABLE keyed ALTER t SET STORAGE PLAIN`,
-			extremes + `; ANALYZE keyed`, snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000},
+			extremes + `; ANALYZE keyed`,
+			snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000},
 			[]string{"keyed 1/2 k[,500) plain=true", "keyed 2/2 k[500,) plain=true"},
 		},
 		{
 			"no integer key", `CREATE TABLE t (k text PRIMARY KEY, t text); ALTER TABLE t ALTER t SET STORAGE PLAIN`,
 			`INSERT INTO t SELECT g, repeat('x', 1500) FROM generate_series(1, 1000) g`,
-			snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000}, []string{"t 1/1 [,) plain=false"},
+			snapshot.PlanOptions{SplitBytes: 1 << 20, SourceVersion: 130000},
+			[]string{"t 1/1 [,) plain=false"},
 		},
 		{
 			"largest first", `CREATE TABLE a (t text); CREATE TABLE b (t text); CREATE TABLE c (t text)`,
 			`INSERT INTO b SELECT 'x' FROM generate_series(1, 10000); INSERT INTO c SELECT 'x' FROM generate_series(1, 1000)`,
-			snapshot.PlanOptions{}, []string{"b 1/1 [,) plain=false", "c 1/1 [,) plain=false", "a 1/1 [,) plain=false"},
+			snapshot.PlanOptions{},
+			[]string{"b 1/1 [,) plain=false", "c 1/1 [,) plain=false", "a 1/1 [,) plain=false"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

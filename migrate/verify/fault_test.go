@@ -106,8 +106,10 @@ func TestRun_WhatCannotBeComparedIsNeverSame(t *testing.T) {
 		want                 verify.Result
 	}{
 		{"no table", "", "", nil, verify.Failed},
-		{"only partitioned parents", `CREATE TABLE parent (a int) PARTITION BY LIST (a)`,
-			`CREATE TABLE parent (a int) PARTITION BY LIST (a)`, table("parent"), verify.Failed},
+		{
+			"only partitioned parents", `CREATE TABLE parent (a int) PARTITION BY LIST (a)`,
+			`CREATE TABLE parent (a int) PARTITION BY LIST (a)`, table("parent"), verify.Failed,
+		},
 		{"missing on the target", `CREATE TABLE lone (a int)`, "", table("lone"), verify.Different},
 		{"missing on the source", "", `CREATE TABLE stray (a int)`, table("stray"), verify.Different},
 		{"missing column", `CREATE TABLE col (a int, b int)`, `CREATE TABLE col (a int)`, table("col"), verify.Different},
