@@ -27,6 +27,18 @@ race: ## run the test suite with the race detector (needs a C compiler)
 	scripts/setup test
 	SLIPWAY_REQUIRE_POSTGRES=1 $(GO) test -race -timeout 30m ./...
 
+.PHONY: demo
+demo: ## migrate a live database between two servers of its own and report, in 2 minutes
+	scripts/setup
+	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) run ./demo
+
+.PHONY: bench
+bench: ## measure beside pg_dump, pgcopydb and native replication (BENCH="-rounds 5 -markdown")
+	scripts/setup bench
+	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) run ./bench $(BENCH)
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (15s)
 	scripts/fuzz $(FUZZTIME)

@@ -76,3 +76,45 @@ func TestRun_AsPlainUserOnBothSides(t *testing.T) {
 	compareAll(t, engineConfig{Source: pair.Source.URI(), Target: pair.Target.URI(), Type: migrate.FullIncremental})
 	nothingLeft(t, pair)
 }
+
+// TestComplete_BringsWhatTheStreamDoesNotCarry changes large objects and sequences while one and the same engine follows,
+// and asks it to complete from outside.
+func TestComplete_BringsWhatTheStreamDoesNotCarry(t *testing.T) {
+	pair := pgtest.NewPair(t)
+	pair.Source.Exec(t, `CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text);
+		INSERT INTO t (v) SELECT 'x' FROM generate_series(1, 10);
+		CREATE SEQUENCE untouched; CREATE SEQUENCE down INCREMENT -3 MINVALUE -1000;
+		CREATE MATERIALIZED VIEW total AS SELECT count(*) AS rows FROM t;
+		CREATE MATERIALIZED VIEW empty AS SELECT 1 AS one WITH NO DATA;
+		SELECT lo_from_bytea(4711, 'before'), lo_from_bytea(4712, 'goes')`)
+	config := engineConfig{Source: pair.Source.URI(), Target: pair.Target.URI(), Type: migrate.FullIncremental}
+	e := startEngine(t, config)
+	e.await(t, "in sync")
+	pair.Source.Exec(t, `SELECT lo_put(4711, 0, 'changed'), lo_unlink(4712), lo_from_bytea(4713, 'new');
+		SELECT nextval('down'), nextval('down'); INSERT INTO t (v) VALUES ('y')`)
+	results, err := migrate.Complete(t.Context(), pair.Target.Endpoint(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := e.wait(t); code != 0 {
+		t.Fatalf("the engine ended with %d:\n%s", code, strings.Join(e.output(), "\n"))
+	}
+	if len(results) != 1 || !results[0].Done || results[0].Cutover == nil || len(results[0].Cutover.Steps) == 0 {
+		t.Errorf("the result does not tell what was done: %+v", results)
+	}
+	compareAll(t, config)
+	nothingLeft(t, pair)
+	for query, want := range map[string]string{
+		`SELECT string_agg(loid || '=' || convert_from(data, 'UTF8'), ',' ORDER BY loid) FROM pg_largeobject`: "4711=changed,4713=new",
+		`SELECT last_value || ' ' || is_called FROM down`:                                                     "-4 true",
+		`SELECT last_value || ' ' || is_called FROM untouched`:                                                "1 false",
+		`SELECT rows FROM total`: "11",
+		`SELECT relispopulated FROM pg_class WHERE relname = 'empty'`: "f",
+		`INSERT INTO t (v) VALUES ('z') RETURNING id`:                 "12",
+		`SELECT count(*) > 0 FROM pg_stats WHERE tablename = 't'`:     "t",
+	} {
+		if got := pair.Target.Strings(t, query); len(got) != 1 || got[0] != want {
+			t.Errorf("%s: %v, want %s", query, got, want)
+		}
+	}
+}

@@ -72,6 +72,13 @@ func (a *attempt) follow(ctx context.Context) error {
 // untilDrained follows until completion is asked for, does what can be done before writes must stop, and returns the
 // position at which target and source were equal with nobody writing.
 func (a *attempt) untilDrained(ctx context.Context, f *following) (postgres.LSN, error) {
+	// What takes long comes before the request, because writes usually stop right before it.
+	if err := a.waitInSync(ctx); err != nil {
+		return 0, err
+	}
+	if err := a.analyzeChanged(ctx, f); err != nil {
+		return 0, err
+	}
 	if err := a.waitForRequest(ctx); err != nil {
 		return 0, err
 	}
@@ -81,9 +88,6 @@ func (a *attempt) untilDrained(ctx context.Context, f *following) (postgres.LSN,
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if err := a.checkDrift(ctx, conn); err != nil {
-		return 0, err
-	}
-	if err := a.analyzeChanged(ctx, f); err != nil {
 		return 0, err
 	}
 	if err := a.waitInSync(ctx); err != nil {

@@ -154,6 +154,8 @@ func (c *structureComparison) excuse(o object, d *StructureDifference) {
 	switch {
 	case d.Property == "enabled" && c.run.Definitions.Pending[o.kind]:
 		d.Class, d.Reason = ClassPending, "set on the target in a later phase"
+	case d.Property == "row security" && c.run.Definitions.Pending["policy"]:
+		d.Class, d.Reason = ClassPending, "set on the target in a later phase"
 	case o.kind == "extension" && d.Property == "version":
 		d.Class, d.Reason = ClassNote, "the extension has another version on the target"
 	case o.kind == "schema" && o.name == "public" && acrossMajor(15) && (d.Property == "owner" || d.Property == "privileges"):

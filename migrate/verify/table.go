@@ -79,7 +79,7 @@ func (t *table) obstacle() string {
 		return "the source has no such table"
 	case !t.target.exists:
 		return "the target has no such table"
-	case t.source.kind == schema.MaterializedView && t.source.populated != t.target.populated:
+	case t.source.kind == schema.MaterializedView && t.run.fence == nil && t.source.populated != t.target.populated:
 		return "the materialized view is populated on one side only"
 	case t.source.kind == schema.Ordinary && t.target.kind != schema.Ordinary && t.target.kind != schema.Partitioned:
 		return "the target has a relation of another kind"
