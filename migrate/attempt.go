@@ -82,6 +82,10 @@ func (a *attempt) load(ctx context.Context) error {
 	if err := a.readPlan(ctx); err != nil {
 		return err
 	}
+	after := state.Follow
+	if a.config.Type != FullIncremental {
+		after = state.Complete // there is nothing to follow
+	}
 	steps := []struct {
 		phase state.Phase
 		work  func(context.Context) error
@@ -89,7 +93,7 @@ func (a *attempt) load(ctx context.Context) error {
 	}{
 		{state.Structure, a.createStructure, state.Copy},
 		{state.Copy, a.copyData, state.Constraints},
-		{state.Constraints, a.addConstraints, state.Follow},
+		{state.Constraints, a.addConstraints, after},
 	}
 	for _, step := range steps {
 		if a.runner.Job.Phase != step.phase {
