@@ -125,7 +125,7 @@ func (a *attempt) enter(ctx context.Context, phase state.Phase) error {
 
 func (a *attempt) showPhase(phase state.Phase) {
 	a.tracker.set(func(s *Status) { s.Phase, s.Message = phase, "" })
-	a.log.Info("phase", "phase", phase)
+	a.log.Debug("phase", "phase", phase)
 	a.notify()
 }
 

@@ -149,8 +149,9 @@ func (t *tracker) readCopier(now time.Time) {
 		s.InFlight = append(s.InFlight, what)
 	}
 	s.ETASeconds = -1
-	if elapsed := now.Sub(t.copyStarted).Seconds(); c.SizeDone > 0 && elapsed > 1 {
-		s.ETASeconds = int64(elapsed * float64(c.Size-c.SizeDone) / float64(c.SizeDone))
+	// By rows, which count what is in flight too; a table that was never analysed makes it too optimistic.
+	if elapsed := now.Sub(t.copyStarted).Seconds(); c.Rows > 0 && elapsed > 1 && s.RowsEstimated > s.Rows {
+		s.ETASeconds = int64(elapsed * float64(s.RowsEstimated-s.Rows) / float64(c.Rows))
 	}
 	if c.LastError != nil {
 		s.LastError = c.LastError.Error()
