@@ -29,10 +29,12 @@ type attempt struct {
 	indexSettings map[string]string
 	replicaRole   bool // triggers and foreign keys can be kept from firing while changes are applied
 
+	drained  postgres.LSN   // up to here nothing is missing on the target, whatever position is recorded there
 	snapshot *startSnapshot // held from prepare to the end of the copy; nil when an earlier attempt began
 	catalog  *schema.Catalog
 	plan     *schema.Plan
 	tables   map[schema.Name]*schema.Table // of the catalog, by name
+	missing  map[schema.Name]bool          // tables that could not be created, when the run goes on without them
 }
 
 // attempt goes through the phases from the one that is stored.
@@ -107,6 +109,9 @@ func (a *attempt) load(ctx context.Context) error {
 		} else if err := step.work(ctx); err != nil {
 			return err
 		}
+		if err := a.readMissing(ctx); err != nil {
+			return err
+		}
 		if err := a.enter(ctx, step.next); err != nil {
 			return err
 		}
@@ -166,6 +171,9 @@ func (a *attempt) open(ctx context.Context) error {
 	}
 	if err := sameSource(job.Source, identity); err != nil {
 		return err
+	}
+	if a.config.Plugin != "" && string(a.config.Plugin) != job.Plugin {
+		return fmt.Errorf("this migration reads the stream with %s: run it without --plugin, or give it up with slipway migrate abort", job.Plugin)
 	}
 	if a.runner, err = state.Take(ctx, conn, job); err != nil {
 		return err
@@ -246,7 +254,7 @@ func (a *attempt) createJob(ctx context.Context, conn *pgx.Conn, source state.So
 	}
 	job := &state.Job{
 		ID: hex.EncodeToString(id), Phase: state.Prepare, Options: encoded, Source: source, Created: time.Now(),
-		Plugin: string(a.plugin()),
+		Plugin: string(a.plugin()), MadeDatabase: a.config.made[a.database.Target],
 	}
 	if err := state.Create(ctx, conn, job); err != nil {
 		return nil, err
@@ -257,6 +265,8 @@ func (a *attempt) createJob(ctx context.Context, conn *pgx.Conn, source state.So
 
 func (a *attempt) plugin() stream.Plugin {
 	switch {
+	case a.runner != nil && a.runner.Job.Plugin != "":
+		return stream.Plugin(a.runner.Job.Plugin)
 	case a.config.Plugin != "":
 		return a.config.Plugin
 	case a.sourceVersion.AtLeast(10):

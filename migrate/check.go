@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"errors"
 
 	"github.com/slipway-db/slipway/migrate/precheck"
 	"github.com/slipway-db/slipway/migrate/state"
@@ -32,24 +31,27 @@ func Check(ctx context.Context, config Config) (*precheck.Report, error) {
 		return nil, stopped(ctx, err)
 	}
 	for _, d := range config.Databases {
-		checked.Databases = append(checked.Databases, precheck.Database{
-			Source: d.Source, Target: d.Target, Create: true, JobID: jobOn(ctx, config.Target.WithDatabase(d.Target)),
-		})
+		checking := precheck.Database{Source: d.Source, Target: d.Target, Create: true}
+		if job := jobOn(ctx, config.Target.WithDatabase(d.Target)); job != nil {
+			checking.JobID = job.ID
+		}
+		checked.Databases = append(checked.Databases, checking)
 	}
 	report, err := precheck.Run(ctx, checked)
 	return report, stopped(ctx, err)
 }
 
-// jobOn is the id of the migration that the target database holds, or "".
-func jobOn(ctx context.Context, target postgres.Endpoint) string {
+// jobOn is the migration that the target database holds, nil when there is none or it cannot be read; the check and the
+// run tell why then.
+func jobOn(ctx context.Context, target postgres.Endpoint) *state.Job {
 	conn, err := target.Connect(ctx, postgres.Session{Name: "check"})
 	if err != nil {
-		return "" // the check tells why
+		return nil
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	job, err := state.Read(ctx, conn)
-	if err != nil || errors.Is(err, state.ErrNone) {
-		return ""
+	if err != nil {
+		return nil
 	}
-	return job.ID
+	return job
 }

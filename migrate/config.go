@@ -71,6 +71,8 @@ type Config struct {
 	// OnStatus is called on every change of phase and about five times a second, from one goroutine at a time per
 	// database. Nil: nobody looks.
 	OnStatus func(Status)
+
+	made map[string]bool // target databases that this run has created
 }
 
 func (c *Config) setDefaults() {
@@ -125,12 +127,17 @@ type options struct {
 	// Together are the target databases of the run when there are several: they are completed and given up together.
 	// With all databases, a later run may find more.
 	Together []string `json:"together,omitempty"`
+	// Via is the database in the target's URI when it is another one: the migration can be asked for by it, too.
+	Via string `json:"via,omitempty"`
 }
 
 func (c *Config) options(d Database) options {
 	o := options{
 		Type: c.Type, Database: d, Include: c.Selection.Include, Exclude: c.Selection.Exclude,
 		NoOwner: c.NoOwner, NoPrivileges: c.NoPrivileges,
+	}
+	if via := c.Target.Database(); via != d.Target {
+		o.Via = via
 	}
 	if len(c.Databases) > 1 {
 		for _, one := range c.Databases {
@@ -146,7 +153,7 @@ func sameOptions(stored json.RawMessage, now options) error {
 	if err := json.Unmarshal(stored, &then); err != nil {
 		return fmt.Errorf("read the options of the migration: %w", err)
 	}
-	then.Together, now.Together = nil, nil
+	then.Together, then.Via, now.Together, now.Via = nil, "", nil, ""
 	a, errA := json.Marshal(then)
 	b, errB := json.Marshal(now)
 	if err := errors.Join(errA, errB); err != nil {

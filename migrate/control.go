@@ -131,6 +131,7 @@ func request(ctx context.Context, conn *pgx.Conn, e postgres.Endpoint, job *stat
 // wait returns at the notification that is committed together with the end of the job, or when no process works on
 // the job any more.
 func (w *completion) wait(ctx context.Context, onStatus func(Status)) (*DatabaseResult, error) {
+	var gone, idle time.Time // since when there is no job, or nobody works on it
 	for {
 		payload, err := state.WaitDone(ctx, w.conn, time.Second)
 		if err != nil {
@@ -144,23 +145,40 @@ func (w *completion) wait(ctx context.Context, onStatus func(Status)) (*Database
 			return result, nil
 		}
 		job, err := state.Read(ctx, w.conn)
-		if errors.Is(err, state.ErrNone) {
-			continue // it has just ended: the notification is on its way
+		if errors.Is(err, state.ErrNone) || postgres.Code(err) == undefinedTable {
+			// It has just ended, and the notification is on its way, or it was given up.
+			if longerThan(&gone, 3*time.Second) {
+				return nil, fmt.Errorf("the migration of %s was given up by somebody else", w.name)
+			}
+			continue
 		}
 		if err != nil {
 			return nil, err
 		}
 		s, err := readStatus(ctx, w.conn, job)
+		if postgres.Code(err) == undefinedTable {
+			continue // it has ended between the two questions
+		}
 		if err != nil {
 			return nil, err
 		}
-		if !s.Running {
+		if s.Running {
+			idle = time.Time{}
+		} else if longerThan(&idle, longWait+5*time.Second) { // it may be between two attempts
 			return nil, w.ended(s.Error)
 		}
 		if onStatus != nil {
 			onStatus(s.Status)
 		}
 	}
+}
+
+// longerThan notes when something began and tells whether that is longer ago than the limit.
+func longerThan(since *time.Time, limit time.Duration) bool {
+	if since.IsZero() {
+		*since = time.Now()
+	}
+	return time.Since(*since) > limit
 }
 
 // ended says why nothing completes any more; the request stays with the job.
@@ -171,6 +189,9 @@ func (w *completion) ended(reason string) error {
 	return fmt.Errorf("the process that ran the migration of %s has ended: %s\nonce that is mended, the same slipway migrate run command completes", w.name, reason)
 }
 
+// undefinedTable is the SQLSTATE for a table of our state that has just been dropped.
+const undefinedTable = "42P01"
+
 // AbortReport says what giving a migration up has removed and what it leaves.
 type AbortReport struct {
 	Database string   `json:"database"`
@@ -178,12 +199,20 @@ type AbortReport struct {
 	Left     []string `json:"left"`
 }
 
-// Abort gives the migration that the target names up, with all databases that move together with it: slot and publication on the source and our schema on the target go.
-// With dropCopied what the migration created in the target database goes as well. A running process is stopped by it.
-func Abort(ctx context.Context, config Config, dropCopied bool) ([]AbortReport, error) {
+// AbortOptions say how far giving up goes.
+type AbortOptions struct {
+	// DropCopied also drops what the migration created in the target database.
+	DropCopied bool
+	// SourceGone leaves the source alone, which is another server by now or does not answer.
+	SourceGone bool
+}
+
+// Abort gives the migration that the target names up, with all databases that move together with it: slot and
+// publication on the source and our schema on the target go. A running process is stopped by it.
+func Abort(ctx context.Context, config Config, options AbortOptions) ([]AbortReport, error) {
 	var reports []AbortReport
 	err := visitRun(ctx, config.Target, func(conn *pgx.Conn, _ postgres.Endpoint, job *state.Job) error {
-		report, err := abort(ctx, config.Source, conn, job, dropCopied)
+		report, err := abort(ctx, config.Source, conn, job, options)
 		if report != nil {
 			reports = append(reports, *report)
 		}
@@ -192,38 +221,32 @@ func Abort(ctx context.Context, config Config, dropCopied bool) ([]AbortReport, 
 	return reports, stopped(ctx, err)
 }
 
-func abort(ctx context.Context, source postgres.Endpoint, target *pgx.Conn, job *state.Job, dropCopied bool) (*AbortReport, error) {
+func abort(ctx context.Context, source postgres.Endpoint, target *pgx.Conn, job *state.Job, options AbortOptions) (*AbortReport, error) {
 	report := &AbortReport{Database: job.Source.Database}
-	conn, err := source.WithDatabase(job.Source.Database).Connect(ctx, postgres.Session{Name: "control"})
-	if err != nil {
-		return nil, err
+	if options.DropCopied && job.Phase == state.Done {
+		return nil, fmt.Errorf("the migration of %s is complete, and the target may be in use: abort without --drop-copied removes what is left of it", job.Source.Database)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if err := sameServer(ctx, source.WithDatabase(job.Source.Database), job); err != nil {
-		return nil, err
+	streams := job.Source.SystemID != "" // only such a migration leaves anything on the source
+	source = source.WithDatabase(job.Source.Database)
+	if streams && !options.SourceGone {
+		if err := sameServer(ctx, source, job); err != nil {
+			return nil, err
+		}
 	}
 	// Its sessions first: a running process would otherwise make anew what is removed here.
 	if err := state.Seize(ctx, target, job); err != nil {
 		return nil, err
 	}
-	if err := state.EndSessions(ctx, conn, job.ID); err != nil {
-		return nil, err
-	}
-	if job.Plugin != "" {
-		for _, slot := range []string{job.Slot(), copySlot(job)} {
-			if err := stream.DropSlot(ctx, conn, slot); err != nil {
-				return nil, err
-			}
-		}
-		report.Removed = append(report.Removed, "replication slot "+job.Slot()+" on the source")
-		if job.Source.Version.AtLeast(10) {
-			if err := stream.DropPublication(ctx, conn, job.Publication()); err != nil {
-				return report, err
-			}
-			report.Removed = append(report.Removed, "publication "+job.Publication()+" on the source")
+	switch {
+	case streams && options.SourceGone:
+		report.Left = append(report.Left, fmt.Sprintf("slot %s and publication %s on the source: drop them there if it still exists, the slot holds back its log",
+			job.Slot(), job.Publication()))
+	case streams:
+		if err := abandonSource(ctx, source, job, report); err != nil {
+			return nil, err
 		}
 	}
-	if err := abandonObjects(ctx, target, dropCopied, report); err != nil {
+	if err := abandonObjects(ctx, target, options.DropCopied, report); err != nil {
 		return report, err
 	}
 	if err := state.Drop(ctx, target); err != nil {
@@ -232,6 +255,48 @@ func abort(ctx context.Context, source postgres.Endpoint, target *pgx.Conn, job 
 	report.Removed = append(report.Removed, "schema "+state.Schema+" in the target database")
 	report.Left = append(report.Left, "roles and databases that were created on the target, if any")
 	return report, nil
+}
+
+// abandonSource removes slot and publication from the source.
+func abandonSource(ctx context.Context, source postgres.Endpoint, job *state.Job, report *AbortReport) error {
+	conn, err := source.Connect(ctx, postgres.Session{Name: "control"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := state.EndSessions(ctx, conn, job.ID); err != nil {
+		return err
+	}
+	if err := abandonSlots(ctx, conn, job, report); err != nil {
+		return err
+	}
+	if job.Source.Version.AtLeast(10) {
+		if err := stream.DropPublication(ctx, conn, job.Publication()); err != nil {
+			return err
+		}
+		report.Removed = append(report.Removed, "publication "+job.Publication()+" on the source")
+	}
+	return nil
+}
+
+// abandonSlots drops the job's slots, and tells when there was none: it may be on another server and keep its log.
+func abandonSlots(ctx context.Context, conn *pgx.Conn, job *state.Job, report *AbortReport) error {
+	found, err := stream.InspectSlot(ctx, conn, job.Slot())
+	if err != nil {
+		return err
+	}
+	for _, slot := range []string{job.Slot(), copySlot(job)} {
+		if err := stream.DropSlot(ctx, conn, slot); err != nil {
+			return err
+		}
+	}
+	switch {
+	case found.Exists:
+		report.Removed = append(report.Removed, "replication slot "+job.Slot()+" on the source")
+	case job.Phase != state.Prepare && job.Consistent != 0:
+		report.Left = append(report.Left, "replication slot "+job.Slot()+" was not on this source; where it is, it holds back the log until it is dropped")
+	}
+	return nil
 }
 
 // abandonObjects drops what the migration created on the target, or says that it stays.
@@ -268,7 +333,8 @@ func sameServer(ctx context.Context, source postgres.Endpoint, job *state.Job) e
 		return err
 	}
 	if identity.SystemID != job.Source.SystemID {
-		return fmt.Errorf("%w: its system identifier was %s and is %s", ErrSourceReplaced, job.Source.SystemID, identity.SystemID)
+		return fmt.Errorf("%w: its system identifier was %s and is %s. Point --source to the right server, or give up without it: --source-gone",
+			ErrSourceReplaced, job.Source.SystemID, identity.SystemID)
 	}
 	return nil
 }

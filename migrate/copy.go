@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,19 +33,24 @@ func (a *attempt) copyData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	fresh := a.snapshot != nil // nothing was copied before
 	todo := a.uncopied(relations)
-	if a.snapshot == nil && len(todo) > 0 {
-		if todo, err = a.newSnapshot(ctx, todo); err != nil {
+	if !fresh && len(todo) > 0 {
+		if todo, err = a.newSnapshot(ctx, relations, todo); err != nil {
 			return err
 		}
 	}
-	indexes := newIndexing(relations, todo)
+	tables, err := a.definitions(todo)
+	if err != nil {
+		return err
+	}
+	indexes := newIndexing(relations, tables)
 	group, groupCtx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(groupCtx, indexes.end)
 	defer stop()
 	group.Go(func() error {
 		defer indexes.end()
-		return a.copyTables(groupCtx, todo, indexes)
+		return a.copyTables(groupCtx, tables, fresh, indexes)
 	})
 	for range a.config.Jobs {
 		group.Go(func() error { return a.indexTables(groupCtx, indexes) })
@@ -52,58 +58,83 @@ func (a *attempt) copyData(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := a.requireLoaded(ctx); err != nil {
+		return err
+	}
 	return a.copyRest(ctx)
 }
 
-// uncopied are the chosen tables whose rows are not all on the target, with partitioned parents, which have none.
-func (a *attempt) uncopied(relations map[schema.Name]state.Relation) []*schema.Table {
-	var todo []*schema.Table
-	for _, t := range a.catalog.Tables {
-		if r, chosen := relations[t.Name]; chosen && !r.Copied {
-			todo = append(todo, t)
+// uncopied are the tables of the migration whose rows are not all on the target, with partitioned parents, which have
+// none. What counts is what was chosen at the start, not what the source holds by now.
+func (a *attempt) uncopied(relations map[schema.Name]state.Relation) []schema.Name {
+	var names []schema.Name
+	for name, r := range relations {
+		if !r.Copied && !a.missing[name] {
+			names = append(names, name)
 		}
 	}
-	return todo
+	slices.SortFunc(names, schema.CompareNames)
+	return names
+}
+
+// definitions are the tables as the open snapshot sees them. One that is gone cannot be copied, and is not forgotten.
+func (a *attempt) definitions(names []schema.Name) ([]*schema.Table, error) {
+	tables := make([]*schema.Table, 0, len(names))
+	for _, name := range names {
+		t := a.tables[name]
+		if t == nil {
+			return nil, fmt.Errorf("table %s was dropped or renamed on the source before it was copied: "+
+				"undo that and run again, or give up with slipway migrate abort and start anew", name)
+		}
+		tables = append(tables, t)
+	}
+	return tables, nil
+}
+
+// requireLoaded is the gate behind the copy: nothing goes on while a table is not whole.
+func (a *attempt) requireLoaded(ctx context.Context) error {
+	if a.config.Type == StructureOnly {
+		return nil
+	}
+	relations, err := a.runner.Relations(ctx)
+	if err != nil {
+		return err
+	}
+	for name, r := range relations {
+		if (!r.Copied || !r.Indexed) && !a.missing[name] {
+			return fmt.Errorf("table %s is not completely on the target: give up with slipway migrate abort and start anew", name)
+		}
+	}
+	return nil
 }
 
 // newSnapshot opens a snapshot in place of one that was lost with an earlier attempt. With a stream, tables that are
 // finished stay: the others get a snapshot with a position of its own, up to which the stream is skipped for them.
 // Without a stream nothing could make the tables agree again, so all of them are copied anew.
-func (a *attempt) newSnapshot(ctx context.Context, todo []*schema.Table) ([]*schema.Table, error) {
+func (a *attempt) newSnapshot(ctx context.Context, relations map[schema.Name]state.Relation, todo []schema.Name) ([]schema.Name, error) {
 	if a.config.Type == FullIncremental {
 		a.log.Info("the snapshot of the earlier run is gone: copying unfinished tables under a new one", "tables", len(todo))
 		if err := a.exportSlot(ctx, copySlot(a.runner.Job), true); err != nil {
 			return nil, err
 		}
-	} else {
-		a.log.Info("the snapshot of the earlier run is gone: copying all tables anew, so that they agree")
-		if err := a.exportPlain(ctx); err != nil {
-			return nil, err
-		}
-		todo = a.catalog.Tables
+		return todo, a.readCatalog(ctx)
 	}
-	// Definitions as the new snapshot sees them.
-	chosen := map[schema.Name]bool{}
-	for _, t := range todo {
-		chosen[t.Name] = true
-	}
-	if err := a.readCatalog(ctx); err != nil {
+	a.log.Info("the snapshot of the earlier run is gone: copying all tables anew, so that they agree")
+	if err := a.exportPlain(ctx); err != nil {
 		return nil, err
 	}
-	todo = todo[:0:0]
-	for _, t := range a.catalog.Tables {
-		if chosen[t.Name] {
-			todo = append(todo, t)
-			delete(chosen, t.Name)
+	all := make([]schema.Name, 0, len(relations))
+	for name := range relations {
+		if !a.missing[name] {
+			all = append(all, name)
 		}
 	}
-	for name := range chosen {
-		return nil, fmt.Errorf("table %s was dropped or renamed on the source before it was copied: give up with slipway migrate abort and start anew", name)
-	}
-	return todo, nil
+	slices.SortFunc(all, schema.CompareNames)
+	return all, a.readCatalog(ctx)
 }
 
-func (a *attempt) copyTables(ctx context.Context, todo []*schema.Table, indexes *indexing) error {
+// copyTables copies the tables under the open snapshot. Unless they are fresh, rows of an earlier copy go first.
+func (a *attempt) copyTables(ctx context.Context, todo []*schema.Table, fresh bool, indexes *indexing) error {
 	if len(todo) == 0 {
 		return nil
 	}
@@ -115,18 +146,15 @@ func (a *attempt) copyTables(ctx context.Context, todo []*schema.Table, indexes 
 	names := make([]schema.Name, 0, len(todo))
 	for _, t := range todo {
 		counts[t.Name] = 0
-		if t.Kind == schema.Ordinary { // a partitioned parent cannot be emptied alone, and has nothing of its own
+		if t.Kind == schema.Ordinary && !fresh { // a partitioned parent cannot be emptied alone, and has nothing of its own
 			names = append(names, t.Name)
 		}
 	}
 	for _, p := range parts {
 		counts[p.Table.Name] = p.Of
 	}
-	// First forget, then empty: after a crash in between the tables count as not copied.
-	if err := a.runner.BeginCopy(ctx, counts, a.snapshot.lsn); err != nil {
-		return err
-	}
-	if err := a.emptyTables(ctx, names); err != nil {
+	empty := func(conn *pgx.Conn) error { return snapshot.Empty(ctx, conn, names) }
+	if err := a.runner.BeginCopy(ctx, counts, a.snapshot.lsn, empty); err != nil {
 		return err
 	}
 	for _, t := range todo {
@@ -146,15 +174,6 @@ func (a *attempt) planParts(ctx context.Context, tables []*schema.Table) ([]snap
 	return snapshot.PlanParts(ctx, conn, tables, snapshot.PlanOptions{
 		SourceVersion: a.sourceVersion, SplitBytes: a.config.SplitBytes, Jobs: a.config.Jobs,
 	})
-}
-
-func (a *attempt) emptyTables(ctx context.Context, names []schema.Name) error {
-	conn, err := a.connectTarget(ctx, "copy")
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return snapshot.Empty(ctx, conn, names)
 }
 
 func (a *attempt) runCopier(ctx context.Context, parts []snapshot.Part, indexes *indexing) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -56,7 +57,8 @@ func (c engineConfig) config() (migrate.Config, error) {
 	}
 	config := migrate.Config{
 		Source: source, Target: target, Type: c.Type, Databases: c.Databases, Plugin: c.Plugin, Jobs: c.Jobs, SplitBytes: c.SplitBytes,
-		AllDatabases: c.AllDatabases, Roles: c.Roles, MaxRowsPerSecond: c.RowsPerSecond, CompleteWhenSynced: c.Complete, RetryFor: c.RetryFor, ToolRoots: pgtest.Roots(),
+		AllDatabases: c.AllDatabases, Roles: c.Roles, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		MaxRowsPerSecond: c.RowsPerSecond, CompleteWhenSynced: c.Complete, RetryFor: c.RetryFor, ToolRoots: pgtest.Roots(),
 	}
 	if config.Jobs == 0 {
 		config.Jobs = 2
@@ -197,7 +199,7 @@ func (e *engine) wait(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-e.ended:
-	case <-time.After(120 * time.Second):
+	case <-time.After(25 * time.Second):
 		t.Fatalf("the engine does not end:\n%s", strings.Join(e.output(), "\n"))
 	}
 	return e.cmd.ProcessState.ExitCode()

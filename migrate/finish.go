@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,12 +42,7 @@ func (a *attempt) follow(ctx context.Context) error {
 	a.closeSnapshot()
 	a.cutover = &cutover.Report{}
 	for {
-		var drained postgres.LSN
-		err := a.withStream(ctx, func(ctx context.Context, f *following) (err error) {
-			drained, err = a.untilDrained(ctx, f)
-			return err
-		})
-		if err != nil {
+		if err := a.withStream(ctx, a.untilDrained); err != nil {
 			return err
 		}
 		// This commit is synchronous, so it also makes durable what was applied before it.
@@ -57,50 +53,51 @@ func (a *attempt) follow(ctx context.Context) error {
 		if err := a.align(ctx); err != nil {
 			return err
 		}
-		late, err := a.changesAfter(ctx, drained)
+		late, err := a.lateWrites(ctx)
 		if err != nil {
 			return err
 		}
 		a.cutover.Seconds = time.Since(started).Seconds()
-		if late == 0 {
+		if late == "" {
 			return a.cleanUp(ctx)
 		}
-		a.log.Warn("the source was written to during completion: applying that and aligning again", "changes", late)
+		a.log.Warn("the source was written to during completion: applying that and aligning again", "late", late)
 	}
 }
 
-// untilDrained follows until completion is asked for, does what can be done before writes must stop, and returns the
-// position at which target and source were equal with nobody writing.
-func (a *attempt) untilDrained(ctx context.Context, f *following) (postgres.LSN, error) {
+// untilDrained follows until completion is asked for, does what can be done before writes must stop, and returns when
+// target and source are equal with nobody writing.
+func (a *attempt) untilDrained(ctx context.Context, f *following) error {
 	// What takes long comes before the request, because writes usually stop right before it.
 	if err := a.waitInSync(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	if err := a.analyzeChanged(ctx, f); err != nil {
-		return 0, err
+		return err
 	}
 	if err := a.waitForRequest(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	conn, err := a.connectSource(ctx, "drain")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if err := a.checkDrift(ctx, conn); err != nil {
-		return 0, err
+		return err
 	}
 	if err := a.waitInSync(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	started := time.Now()
 	lsn, err := a.drain(ctx, conn, f)
 	if err != nil {
-		return 0, err
+		return err
 	}
+	a.drained = lsn
 	a.cutover.Note("drain", fmt.Sprintf("up to %s", lsn), started)
 	a.tracker.set(func(s *Status) { s.Message = "" })
-	return lsn, nil
+	return nil
 }
 
 const pollInterval = 100 * time.Millisecond
@@ -143,19 +140,33 @@ func (a *attempt) drain(ctx context.Context, conn *pgx.Conn, f *following) (lsn 
 		if lsn, err = a.drainOnce(ctx, conn, f); err != nil {
 			return false, err
 		}
+		writers, err := stream.OpenWriters(ctx, conn)
+		if err != nil {
+			return false, err
+		}
 		now := f.applier.Stats().Changes()
-		if now == before {
+		if now == before && len(writers) == 0 {
 			return true, nil
 		}
 		if before >= 0 {
-			a.tracker.set(func(s *Status) {
-				s.Message = "ready to complete: waiting for the application to stop writing to the source"
-			})
+			a.tracker.set(func(s *Status) { s.Message = stillWritten(writers) })
 		}
 		before = now
 		return false, nil
 	})
 	return lsn, err
+}
+
+// stillWritten says what completion waits for.
+func stillWritten(writers []string) string {
+	const message = "ready to complete: waiting for the application to stop writing to the source"
+	if len(writers) == 0 {
+		return message
+	}
+	if len(writers) > 3 {
+		writers = append(writers[:3:3], "…")
+	}
+	return message + "; open transactions: " + strings.Join(writers, ", ")
 }
 
 func (a *attempt) drainOnce(ctx context.Context, conn *pgx.Conn, f *following) (postgres.LSN, error) {
@@ -166,25 +177,40 @@ func (a *attempt) drainOnce(ctx context.Context, conn *pgx.Conn, f *following) (
 	return lsn, waitApplied(ctx, f, lsn)
 }
 
-// changesAfter counts the changes that the source has made since lsn, without applying them.
-func (a *attempt) changesAfter(ctx context.Context, lsn postgres.LSN) (int64, error) {
+// lateWrites describes what the source has done since the target was drained: changes, which are not applied, or
+// transactions that are still open. Empty is what completion needs. It counts from the recorded position: no change lies between that and the
+// drained one.
+func (a *attempt) lateWrites(ctx context.Context) (string, error) {
+	lsn, err := a.runner.Position(ctx)
+	if err != nil {
+		return "", err
+	}
 	conn, err := a.connectSource(ctx, "drain")
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	until, err := fence(ctx, conn)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	if err := a.verifyPublication(ctx, conn); err != nil {
-		return 0, err
+		return "", err
 	}
 	relations, err := a.runner.Relations(ctx)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	return stream.CountChanges(ctx, a.streamConfig(lsn, relations), until)
+	// Changes that a table's copy holds already are passed over without a record of their own, and are not late.
+	changes, err := stream.CountChanges(ctx, a.streamConfig(max(lsn, a.drained), relations), until)
+	if err != nil {
+		return "", err
+	}
+	if changes > 0 {
+		return fmt.Sprintf("%d changes after %s", changes, lsn), nil
+	}
+	writers, err := stream.OpenWriters(ctx, conn)
+	return strings.Join(writers, ", "), err
 }
 
 // checkDrift refuses to complete when tables or sequences appeared on the source, or were dropped there, since the
@@ -216,6 +242,9 @@ func (a *attempt) checkDrift(ctx context.Context, conn *pgx.Conn) error {
 // align brings over what the stream does not carry, in the order in which the steps need each other.
 func (a *attempt) align(ctx context.Context) error {
 	steps := []cutover.Step{}
+	if a.config.Type == FullIncremental && !a.sourceVersion.AtLeast(decodesTruncate) {
+		steps = append(steps, cutover.Step{Name: "row counts", Run: a.countRows})
+	}
 	if !a.replicaRole {
 		steps = append(steps, cutover.Step{Name: "foreign keys", Run: a.stageStep(schema.StageConstraints)})
 	}
@@ -245,6 +274,9 @@ func (a *attempt) stageStep(stage schema.Stage) func(context.Context) (string, e
 // cleanUp removes slot and publication from the source and our schema from the target. From its first step on the
 // migration counts as done: a crash in here only leaves cleaning to do.
 func (a *attempt) cleanUp(ctx context.Context) error {
+	if err := a.requireLoaded(ctx); err != nil {
+		return err
+	}
 	if err := a.enter(ctx, state.Done); err != nil {
 		return err
 	}
@@ -267,12 +299,23 @@ func (a *attempt) cleanUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("report the end: %w", err)
 	}
+	if len(a.config.Databases) > 1 {
+		return a.runner.Announce(ctx, summary) // see run.forget
+	}
 	return a.runner.Finish(ctx, summary)
 }
+
+// summaryWarnings keeps a notification below the 8,000 bytes that the server takes.
+const summaryWarnings = 5
 
 // summary is the result cut to what a notification can carry.
 func (a *attempt) summary() DatabaseResult {
 	result := a.result()
 	result.Failures, result.LeftOut, result.Status.InFlight = nil, nil, nil
+	if result.Cutover != nil && len(result.Cutover.Warnings) > summaryWarnings {
+		shortened := *result.Cutover
+		shortened.Warnings = append(shortened.Warnings[:summaryWarnings:summaryWarnings], "and more: see the output of the run")
+		result.Cutover = &shortened
+	}
 	return result
 }

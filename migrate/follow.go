@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,7 +46,7 @@ func (a *attempt) withStream(ctx context.Context, work func(context.Context, *fo
 	f := &following{reader: stream.New(a.streamConfig(start, relations))}
 	f.applier = apply.New(apply.Config{
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return a.connectTarget(ctx, "apply") },
-		Tables:  a.applyTables(relations), Ignore: a.partitionedParents(), Recorder: a.runner, Source: f.reader, Start: start, ReplicaRole: a.replicaRole,
+		Tables:  a.applyTables(relations), Ignore: a.ignored(), Recorder: a.runner, Source: f.reader, Start: start, ReplicaRole: a.replicaRole,
 	})
 	a.tracker.follow(f.applier.Stats)
 
@@ -97,20 +98,23 @@ func (a *attempt) applyTables(relations map[schema.Name]state.Relation) map[sche
 			}
 			table.Identity, table.IdentityColumns = t.Identity, t.IdentityColumns
 		}
-		tables[name] = table
+		if !a.missing[name] {
+			tables[name] = table
+		}
 	}
 	return tables
 }
 
-// partitionedParents have no rows of their own: a TRUNCATE that names one names its leaves too.
-func (a *attempt) partitionedParents() map[schema.Name]bool {
-	parents := map[schema.Name]bool{}
+// ignored are tables without rows on the target: those that were given up, and partitioned parents, for a TRUNCATE
+// that names one names its leaves too.
+func (a *attempt) ignored() map[schema.Name]bool {
+	ignored := maps.Clone(a.missing)
 	for _, t := range a.catalog.Tables {
 		if t.Kind == schema.Partitioned {
-			parents[t.Name] = true
+			ignored[t.Name] = true
 		}
 	}
-	return parents
+	return ignored
 }
 
 // waitApplied returns once everything up to lsn is on the target.
@@ -166,7 +170,7 @@ func (a *attempt) watchLag(ctx context.Context, f *following) error {
 		}
 		if now.Sub(saved) >= saveInterval {
 			saved = now
-			if err := a.runner.SaveStatus(ctx, a.tracker.current()); err != nil {
+			if err := a.saveStatus(ctx); err != nil {
 				return err
 			}
 		}
@@ -176,6 +180,14 @@ func (a *attempt) watchLag(ctx context.Context, f *following) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// saveStatus is not cut off when the stream ends: a statement that is cancelled costs the runner its session, and with
+// it the lock.
+func (a *attempt) saveStatus(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return a.runner.SaveStatus(ctx, a.tracker.current())
 }
 
 func (a *attempt) sampleLag(ctx context.Context, conn *pgx.Conn, f *following, meter *lagMeter) error {

@@ -51,6 +51,7 @@ func prepareInstance(ctx context.Context, config *Config, result *Result) error 
 		return err
 	}
 	defer target.Close(context.WithoutCancel(ctx))
+	config.made = map[string]bool{}
 	i := &instance{config: config, source: source, target: target, result: result}
 	if i.version, err = postgres.ServerVersion(target); err != nil {
 		return err
@@ -113,7 +114,7 @@ func (i *instance) createRoles(ctx context.Context) error {
 func (i *instance) rolesBefore(ctx context.Context) (map[string]bool, error) {
 	before := map[string]bool{}
 	for _, d := range i.config.Databases {
-		if jobOn(ctx, i.config.Target.WithDatabase(d.Target)) != "" {
+		if jobOn(ctx, i.config.Target.WithDatabase(d.Target)) != nil {
 			return before, nil
 		}
 	}
@@ -142,7 +143,7 @@ func (i *instance) createDatabases(ctx context.Context) error {
 	}
 	for _, d := range i.config.Databases {
 		exists := slices.Contains(names, d.Target)
-		if exists && !i.config.AllDatabases {
+		if exists && !i.config.AllDatabases && !i.madeEarlier(ctx, d.Target) {
 			continue // it was made by the user, who decides about its settings
 		}
 		database, err := schema.ReadDatabase(ctx, i.source, d.Source)
@@ -158,6 +159,7 @@ func (i *instance) createDatabases(ctx context.Context) error {
 			}
 			return err
 		}
+		i.config.made[d.Target] = true
 		if !exists {
 			i.config.Log.Info("database created", "database", d.Target)
 		}
@@ -167,6 +169,12 @@ func (i *instance) createDatabases(ctx context.Context) error {
 		i.result.last = append(i.result.last, script.Last...)
 	}
 	return nil
+}
+
+// madeEarlier tells whether an earlier run of this migration created the database.
+func (i *instance) madeEarlier(ctx context.Context, database string) bool {
+	job := jobOn(ctx, i.config.Target.WithDatabase(database))
+	return job != nil && job.MadeDatabase
 }
 
 func (i *instance) setRolesInDatabases(ctx context.Context) error {

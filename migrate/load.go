@@ -34,9 +34,27 @@ func (a *attempt) readPlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.readMissing(ctx); err != nil {
+		return err
+	}
 	a.leftOut = nil
 	for _, left := range a.plan.LeftOut {
 		a.leftOut = append(a.leftOut, left.String())
+	}
+	return nil
+}
+
+// readMissing reads which tables were given up because they could not be created.
+func (a *attempt) readMissing(ctx context.Context) error {
+	done, _, err := a.runner.Entries(ctx)
+	if err != nil {
+		return err
+	}
+	a.missing = map[schema.Name]bool{}
+	for _, e := range a.plan.Entries(schema.StagePreData) {
+		if created, known := done[e.Key()]; e.Desc == "TABLE" && known && !created {
+			a.missing[schema.Name{Schema: e.Schema, Name: e.Tag}] = true
+		}
 	}
 	return nil
 }
@@ -212,7 +230,7 @@ func (a *attempt) rehearse(ctx context.Context) error {
 func (a *attempt) rowTables() []schema.Name {
 	var names []schema.Name
 	for _, t := range a.catalog.Tables {
-		if t.Kind == schema.Ordinary {
+		if t.Kind == schema.Ordinary && !a.missing[t.Name] {
 			names = append(names, t.Name)
 		}
 	}

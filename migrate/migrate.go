@@ -12,9 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-db/slipway/migrate/cutover"
 	"github.com/slipway-db/slipway/migrate/schema"
@@ -69,23 +68,52 @@ func Run(ctx context.Context, config Config) (*Result, error) {
 	if config.Jobs == 0 {
 		config.Jobs = targetCores(ctx, &config)
 	}
-	runs := make([]*run, len(config.Databases))
-	group, groupCtx := errgroup.WithContext(ctx)
-	// Databases load one after the other, each with all the jobs, and then follow side by side.
-	loading := make(chan struct{}, 1)
-	for i, d := range config.Databases {
-		r := newRun(&config, d, loading)
-		runs[i] = r
-		group.Go(func() error { return r.run(groupCtx) })
-	}
-	err := group.Wait()
+	runs, err := runAll(ctx, &config)
 	for _, r := range runs {
 		result.Databases = append(result.Databases, r.result())
 	}
 	if err == nil {
 		err = finishInstance(ctx, &config, result)
 	}
+	for _, r := range runs {
+		if err == nil {
+			err = r.forget(ctx)
+		}
+	}
 	return result, stopped(ctx, err)
+}
+
+// runAll runs the migrations of all databases. They load one after the other, each with all the jobs, and then follow
+// side by side; when one fails, the others go on.
+func runAll(ctx context.Context, config *Config) ([]*run, error) {
+	runs, failed := make([]*run, len(config.Databases)), make([]error, len(config.Databases))
+	loading := make(chan struct{}, 1)
+	var group sync.WaitGroup
+	for i, d := range config.Databases {
+		r := newRun(config, d, loading)
+		runs[i] = r
+		group.Go(func() {
+			if failed[i] = r.run(ctx); failed[i] != nil && ctx.Err() == nil && len(runs) > 1 {
+				r.log.Error("this database failed, the others go on", "error", failed[i])
+			}
+		})
+	}
+	group.Wait()
+	return runs, errors.Join(failed...)
+}
+
+// forget removes the state of a finished migration that was kept until those beside it had finished too: until then a
+// run that is taken up again must find that this one is done.
+func (r *run) forget(ctx context.Context) error {
+	if len(r.config.Databases) == 1 {
+		return nil // went with its last step
+	}
+	conn, err := r.target.Connect(ctx, postgres.Session{Name: "run"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return state.Drop(ctx, conn)
 }
 
 // stopped turns the many errors that a cancelled context causes into the one that says why.

@@ -43,8 +43,17 @@ func visit(ctx context.Context, target postgres.Endpoint, f visitor) error {
 	return nil
 }
 
+// visitDatabase looks again at a database whose session was ended by the server: it is perhaps being dropped, which is
+// no concern of ours.
 func visitDatabase(ctx context.Context, e postgres.Endpoint, f visitor) (visited bool, err error) {
-	conn, err := e.Connect(ctx, postgres.Session{Name: "control"})
+	const ended, tries = "57P01", 3
+	var conn *pgx.Conn
+	for try := 1; ; try++ {
+		conn, err = e.Connect(ctx, postgres.Session{Name: "control"})
+		if postgres.Code(err) != ended || try == tries {
+			break
+		}
+	}
 	switch postgres.ConnectFault(err) {
 	case postgres.FaultNone:
 	case postgres.FaultDatabase, postgres.FaultLogin:
@@ -63,9 +72,9 @@ func visitDatabase(ctx context.Context, e postgres.Endpoint, f visitor) (visited
 	return true, f(conn, e, job)
 }
 
-// visitRun calls f for the databases of one run: of the one that has moved or moves the database which the endpoint
-// names, with all that move together with it. When that database holds none, there must be only one run on the server:
-// a migration of somebody else is not completed or given up because it lies beside ours.
+// visitRun calls f for the databases of one run: of the one that moves the database which the endpoint names, or that
+// was started with this endpoint, and all that move together. A migration of somebody else is not completed or given up
+// because it lies beside ours.
 func visitRun(ctx context.Context, target postgres.Endpoint, f visitor) error {
 	var members []member
 	err := visit(ctx, target, func(_ *pgx.Conn, e postgres.Endpoint, job *state.Job) error {
@@ -73,13 +82,13 @@ func visitRun(ctx context.Context, target postgres.Endpoint, f visitor) error {
 		if err := json.Unmarshal(job.Options, &o); err != nil {
 			return fmt.Errorf("read the options of the migration: %w", err)
 		}
-		members = append(members, member{endpoint: e, jobID: job.ID, name: o.Database.Target, source: job.Source.SystemID, together: o.Together})
+		members = append(members, member{endpoint: e, jobID: job.ID, name: o.Database.Target, via: o.Via, source: job.Source.SystemID, together: o.Together})
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	chosen, err := oneRun(members, target.Database())
+	chosen, err := oneRun(members, target)
 	if err != nil {
 		return err
 	}
@@ -102,6 +111,7 @@ type member struct {
 	endpoint postgres.Endpoint
 	jobID    string
 	name     string
+	via      string   // the database in --target when the run began, when it is another one
 	source   string   // system identifier
 	together []string // target databases of the run that began it, when there were several
 }
@@ -111,9 +121,16 @@ func (m member) with(other member) bool {
 	return m.source == other.source && (slices.Contains(m.together, other.name) || slices.Contains(other.together, m.name))
 }
 
-// oneRun chooses the members of the run that the named database belongs to, or of the only run that there is.
-func oneRun(members []member, database string) ([]member, error) {
-	start := max(0, slices.IndexFunc(members, func(m member) bool { return m.name == database }))
+// oneRun chooses the members of the run that the named database belongs to or was started with.
+func oneRun(members []member, target postgres.Endpoint) ([]member, error) {
+	database := target.Database()
+	start := slices.IndexFunc(members, func(m member) bool { return m.name == database })
+	if start < 0 {
+		start = slices.IndexFunc(members, func(m member) bool { return m.via == database })
+	}
+	if start < 0 {
+		return nil, fmt.Errorf("%w on %s; --target can name one of %s", ErrNothingToDo, target, names(members))
+	}
 	run, rest := []member{members[start]}, slices.Delete(slices.Clone(members), start, start+1)
 	for i := 0; i < len(run); i++ { // run grows while it is walked
 		rest = slices.DeleteFunc(rest, func(m member) bool {
@@ -124,12 +141,16 @@ func oneRun(members []member, database string) ([]member, error) {
 			return joins
 		})
 	}
-	if len(rest) == 0 || members[start].name == database {
-		return run, nil
+	if run[0].name != database && slices.ContainsFunc(rest, func(m member) bool { return m.via == database }) {
+		return nil, fmt.Errorf("several migrations were started with --target %s: name one of %s", target, names(members))
 	}
-	names := make([]string, len(members))
+	return run, nil
+}
+
+func names(members []member) string {
+	all := make([]string, len(members))
 	for i, m := range members {
-		names[i] = m.name
+		all[i] = m.name
 	}
-	return nil, fmt.Errorf("database %s holds no migration, and several others do: name one of %s in --target", database, strings.Join(names, ", "))
+	return strings.Join(all, ", ")
 }

@@ -137,7 +137,8 @@ func (d *Database) connect(t testing.TB) *pgx.Conn {
 	}
 	// Text results without a prepared statement: values are compared as PostgreSQL prints them.
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	config.RuntimeParams["client_encoding"] = "UTF8" // which that protocol requires
+	config.RuntimeParams["client_encoding"] = "UTF8" // which that protocol requires, and the next
+	config.RuntimeParams["standard_conforming_strings"] = "on"
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		t.Fatalf("connect to database %q: %v", d.Name, err)

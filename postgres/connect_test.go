@@ -116,3 +116,28 @@ func TestQuote_ReadsTheSameUnderAnySetting(t *testing.T) {
 		}
 	}
 }
+
+// TestConnect_BytesWithoutEncoding proves that a database without an encoding takes and gives bytes as they are.
+func TestConnect_BytesWithoutEncoding(t *testing.T) {
+	server := pgtest.Start(t, pgtest.Options{})
+	d := server.NewDatabase(t, pgtest.DatabaseOptions{Name: "bytes", Encoding: "SQL_ASCII", Locale: "C"})
+	conn, err := endpoint(t, d.URI()).Connect(t.Context(), postgres.Session{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for _, want := range []string{"\xe9", "\xc3\xa9", "plain"} {
+		var got string
+		if err := conn.QueryRow(t.Context(), `SELECT $1::pg_catalog.text`, want).Scan(&got); err != nil || got != want {
+			t.Errorf("%q came back as %q: %v", want, got, err)
+		}
+	}
+	replication, err := endpoint(t, d.URI()).ConnectReplication(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replication.Close(context.Background())
+	if encoding := replication.ParameterStatus("client_encoding"); encoding != "SQL_ASCII" {
+		t.Errorf("the walsender would check its output against %s", encoding)
+	}
+}

@@ -134,6 +134,7 @@ var pinned = map[string]string{
 	"default_transaction_read_only":       "off",
 	"default_transaction_deferrable":      "off",
 	"gin_fuzzy_search_limit":              "0",
+	"jit":                                 "off", // compiling our catalog queries takes longer than running them
 }
 
 // Session says what a connection is for.
@@ -181,16 +182,26 @@ func (e Endpoint) ConnectReplication(ctx context.Context, name string) (*pgconn.
 	config.RuntimeParams["replication"] = "database"
 	for _, key := range []string{
 		"datestyle", "intervalstyle", "timezone", "extra_float_digits", "bytea_output", "statement_timeout",
-		"lc_monetary", "xmlbinary",
+		"lc_monetary", "xmlbinary", "quote_all_identifiers", "client_min_messages",
 	} {
 		config.RuntimeParams[key] = pinned[key]
 	}
 	conn, err := pgconn.ConnectConfig(ctx, &config.Config)
+	if err == nil && conn.ParameterStatus("server_encoding") == noEncoding {
+		// It is known only now, and cannot be changed by a walsender before PostgreSQL 10.
+		_ = conn.Close(context.WithoutCancel(ctx))
+		config.RuntimeParams["client_encoding"] = noEncoding
+		conn, err = pgconn.ConnectConfig(ctx, &config.Config)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s for replication: %w", e, err)
 	}
 	return conn, nil
 }
+
+// noEncoding is the encoding of a database that does not say what its bytes mean. Such a server would only check them
+// against a client's encoding, not convert them, so sessions with it take and give them as they are.
+const noEncoding = "SQL_ASCII"
 
 func (e Endpoint) prepare(config *pgconn.Config, name string) {
 	config.RuntimeParams["application_name"] = "slipway/" + name
@@ -216,6 +227,9 @@ func pin(ctx context.Context, conn *pgx.Conn, extra map[string]string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.set_config(s.name, v.value, false)
 		FROM (SELECT pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS v(name, value)
 		JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) v.name`, names, values)
+	if err == nil && conn.PgConn().ParameterStatus("server_encoding") == noEncoding {
+		_, err = conn.Exec(ctx, `SELECT pg_catalog.set_config('client_encoding', $1, false)`, noEncoding)
+	}
 	if err != nil {
 		return fmt.Errorf("pin session settings: %w", err)
 	}

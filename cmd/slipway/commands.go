@@ -183,7 +183,7 @@ func detached(ctx context.Context, err error) error {
 
 func abortCommand() *cobra.Command {
 	f := &migrateFlags{}
-	var dropCopied bool
+	var options migrate.AbortOptions
 	command := &cobra.Command{
 		Use: "abort --source URI --target URI", Args: noArguments,
 		Short: "Give a migration up: its slot, publication and our schema go",
@@ -192,7 +192,7 @@ func abortCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reports, err := migrate.Abort(c.Context(), config, dropCopied)
+			reports, err := migrate.Abort(c.Context(), config, options)
 			if len(reports) > 0 {
 				err = errors.Join(err, printResult(c, reports, func(w *printer) { w.aborted(reports) }))
 			}
@@ -200,7 +200,8 @@ func abortCommand() *cobra.Command {
 		},
 	}
 	f.endpoints(command, true)
-	command.Flags().BoolVar(&dropCopied, "drop-copied", false, "also drop what the migration created on the target")
+	command.Flags().BoolVar(&options.DropCopied, "drop-copied", false, "also drop what the migration created on the target")
+	command.Flags().BoolVar(&options.SourceGone, "source-gone", false, "the source is gone or another server by now: leave it alone and say what would be left there")
 	return command
 }
 

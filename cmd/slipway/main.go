@@ -47,7 +47,7 @@ func (e usageError) Unwrap() error { return e.err }
 var errDifferent = errors.New("differences found")
 
 func main() {
-	os.Exit(run(takeArguments(), os.Stdout, os.Stderr))
+	os.Exit(run(takeArguments(), os.Stdout, &console{file: os.Stderr}))
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -59,7 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	code := exitCode(err)
 	switch {
 	case err == nil, errors.Is(err, errDifferent):
-	case errors.Is(err, migrate.ErrStopped):
+	case err == migrate.ErrStopped: //nolint:errorlint // a wrapped one says by itself what goes on
 		fmt.Fprintln(stderr, "slipway: stopped. Nothing is lost: run the same command again to go on, or slipway migrate abort to give up.")
 	default:
 		fmt.Fprintf(stderr, "slipway: %v\n", err)
@@ -132,7 +132,19 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	root.PersistentFlags().String("output", "text", "form of the result on standard output: text or json")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(migrateCommand())
+	refuseUnknownShells(root)
 	return root
+}
+
+// refuseUnknownShells makes an unknown shell a usage error; by itself the command would show its help and succeed.
+func refuseUnknownShells(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args = noArguments
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
 }
 
 func version() string {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,6 +146,9 @@ func (p *printer) cutover(report *cutover.Report) {
 	for _, step := range report.Steps {
 		p.line("  %-34s %8s  %s", step.Name, seconds(step.Seconds), step.Detail)
 	}
+	if report.Seconds > 0 {
+		p.line("  from the last change to the end     %6s", seconds(report.Seconds))
+	}
 	for _, warning := range report.Warnings {
 		p.line("  warning: %s", warning)
 	}
@@ -220,6 +225,7 @@ func (p *printer) comparedRest(report *verify.Report) {
 			p.line("  sequence %s: %s", s.Name, s.Result)
 		}
 	}
+	p.comparedLargeObjects(report.LargeObjects)
 	for _, e := range report.Errors {
 		p.line("  error: %s", e)
 	}
@@ -234,6 +240,18 @@ func (p *printer) comparedRest(report *verify.Report) {
 		tables, count(rows), count(chunks), report.StructureObjects, seconds(report.Finished.Sub(report.Started).Seconds()), count(differences))
 }
 
+func (p *printer) comparedLargeObjects(r *verify.LargeObjectReport) {
+	switch {
+	case r == nil || r.Result == verify.Same:
+	case r.Result == verify.Skipped:
+		p.line("  large objects skipped: %s", r.Reason)
+	case r.Result == verify.Failed:
+		p.line("  large objects could not be compared: %s", r.Err)
+	default:
+		p.line("  large objects differ: %d missing, %d extra, %d different, first %v", r.Missing, r.Extra, r.Different, r.OIDs[:min(listed, len(r.OIDs))])
+	}
+}
+
 func (p *printer) comparedTable(t verify.TableReport) {
 	switch t.Result {
 	case verify.Same:
@@ -245,14 +263,39 @@ func (p *printer) comparedTable(t verify.TableReport) {
 		p.line("  %s could not be compared: %s", t.Name, t.Err)
 	default:
 		p.line("  %s differs: %d rows missing, %d extra, %d different", t.Name, t.Missing, t.Extra, t.Different)
+		if t.Reason != "" {
+			p.line("    %s", t.Reason)
+		}
 	}
 	for i, d := range t.Differences {
 		if i == listed {
 			p.line("    and more (--output json lists up to the limit)")
 			break
 		}
-		p.line("    %s", d)
+		p.line("    %s", difference(d))
 	}
+}
+
+// difference names a row by its key (its ctid in a table without one) and the columns that differ.
+func difference(d verify.Difference) string {
+	var b strings.Builder
+	b.WriteString(string(d.Kind))
+	for i, column := range slices.Sorted(maps.Keys(d.Key)) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, " %s=%s", column, d.Key[column])
+	}
+	if d.Copies > 1 {
+		fmt.Fprintf(&b, " (%d equal rows)", d.Copies)
+	}
+	if len(d.Columns) > 0 {
+		b.WriteString(" in " + strings.Join(d.Columns, ", "))
+	}
+	if d.Generated {
+		b.WriteString(" (generated: the target computes another value)")
+	}
+	return b.String()
 }
 
 func indent(s string, by int) string {

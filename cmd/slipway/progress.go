@@ -21,9 +21,9 @@ import (
 // progress shows how the migrations stand: a live panel on a terminal, else plain log lines at each change of phase
 // and every ten seconds.
 type progress struct {
-	out io.Writer
 	log *slog.Logger
 
+	console *console
 	program *tea.Program // nil without a terminal
 	ended   chan struct{}
 
@@ -35,16 +35,16 @@ type progress struct {
 const plainInterval = 10 * time.Second
 
 func newProgress(out io.Writer) *progress {
-	p := &progress{out: out, lastLine: map[string]time.Time{}, lastSeen: map[string]string{}}
-	file, isFile := out.(*os.File)
-	if !isFile || !term.IsTerminal(file.Fd()) || os.Getenv("TERM") == "dumb" || os.Getenv("CI") != "" {
-		p.log = slog.New(newLineHandler(out))
+	p := &progress{lastLine: map[string]time.Time{}, lastSeen: map[string]string{}}
+	p.log = slog.New(newLineHandler(out))
+	screen, isConsole := out.(*console)
+	if !isConsole || !term.IsTerminal(screen.file.Fd()) || os.Getenv("TERM") == "dumb" || os.Getenv("CI") != "" {
 		return p
 	}
-	p.ended = make(chan struct{})
+	p.console, p.ended = screen, make(chan struct{})
 	// Signals and the keyboard stay with main: Ctrl-C must mean the same with and without a terminal.
-	p.program = tea.NewProgram(newPanel(), tea.WithOutput(file), tea.WithInput(nil), tea.WithoutSignalHandler(), tea.WithFPS(10))
-	p.log = slog.New(newLineHandler(panelWriter{p.program}))
+	p.program = tea.NewProgram(newPanel(), tea.WithOutput(screen.file), tea.WithInput(nil), tea.WithoutSignalHandler(), tea.WithFPS(10))
+	screen.show(p.program)
 	go func() {
 		defer close(p.ended)
 		_, _ = p.program.Run()
@@ -76,6 +76,8 @@ func (p *progress) close() {
 	if p.program == nil {
 		return
 	}
+	p.console.show(nil)
+	p.program.Send(closing{})
 	p.program.Quit()
 	<-p.ended
 	p.program = nil
@@ -91,18 +93,13 @@ func statusAttributes(s migrate.Status) []any {
 		attributes = append(attributes, "tables", fmt.Sprintf("%d/%d", s.TablesCopied, s.Tables), "rows", s.Rows,
 			"rows_per_s", s.RowsPerSecond, "bytes", size(s.Bytes), "bytes_per_s", size(s.BytesPerSecond))
 	case state.Follow, state.Complete:
+		if s.LagBytes < 0 {
+			return attributes // the stream is only starting
+		}
 		attributes = append(attributes, "in_sync", s.InSync, "lag_bytes", s.LagBytes, "lag_s", fmt.Sprintf("%.1f", s.LagSeconds),
 			"transactions", s.Transactions, "tx_per_s", s.TransactionsPerSec)
 	}
 	return attributes
-}
-
-// panelWriter prints log lines above the panel.
-type panelWriter struct{ program *tea.Program }
-
-func (w panelWriter) Write(b []byte) (int, error) {
-	w.program.Println(strings.TrimRight(string(b), "\n"))
-	return len(b), nil
 }
 
 // panel is the live view: one block per database.
@@ -110,11 +107,15 @@ type panel struct {
 	statuses []migrate.Status
 	width    int
 	spinner  int
+	closing  bool
 }
 
 func newPanel() panel { return panel{width: 100} }
 
 type tick struct{}
+
+// closing makes the panel that stays on the screen look like what it is.
+type closing struct{}
 
 func nextTick() tea.Cmd {
 	return tea.Tick(200*time.Millisecond, func(time.Time) tea.Msg { return tick{} })
@@ -129,6 +130,8 @@ func (p panel) Update(message tea.Msg) (tea.Model, tea.Cmd) {
 	case tick:
 		p.spinner++
 		return p, nextTick()
+	case closing:
+		p.closing = true
 	case migrate.Status:
 		for i := range p.statuses {
 			if p.statuses[i].Database == m.Database {
@@ -148,10 +151,18 @@ var (
 	bad   = lipgloss.NewStyle().Foreground(lipgloss.Color("3"))
 )
 
+// frames turn while the program works; a panel that stands still is seen at once.
+var frames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
+
 func (p panel) View() string {
 	var b strings.Builder
 	for _, s := range p.statuses {
-		for _, line := range statusLines(s) {
+		lines := statusLines(s)
+		lines[0] = p.mark(s) + " " + lines[0]
+		if s.Phase == state.Follow && s.InSync && s.Message == "" && !p.closing {
+			lines = append(lines, faint.Render("  next: stop the writes on the source, then slipway migrate complete"))
+		}
+		for _, line := range lines {
 			b.WriteString(lipgloss.NewStyle().MaxWidth(p.width).Render(line))
 			b.WriteByte('\n')
 		}
@@ -159,8 +170,22 @@ func (p panel) View() string {
 	return b.String()
 }
 
+// mark is a check for what is done, else a turning frame as long as the program works on it.
+func (p panel) mark(s migrate.Status) string {
+	if s.Phase == state.Done {
+		return good.Render("✓")
+	}
+	if p.closing {
+		return faint.Render("·")
+	}
+	return good.Render(frames[p.spinner%len(frames)])
+}
+
 // phaseOrder is what the gauge shows; the names are those of the state.
 var phaseOrder = []state.Phase{state.Prepare, state.Structure, state.Copy, state.Constraints, state.Follow, state.Complete}
+
+// longName is the width from which a name leaves no room for the phases in a line of 80 characters.
+const longName = 20
 
 // statusLines draws one database; `status` prints the same lines.
 func statusLines(s migrate.Status) []string {
@@ -169,9 +194,12 @@ func statusLines(s migrate.Status) []string {
 		name += " → " + s.Database.Target
 	}
 	lines := []string{bold.Render(name) + "  " + gauge(s)}
+	if lipgloss.Width(name) > longName {
+		lines = []string{bold.Render(name), "  " + gauge(s)}
+	}
 	switch s.Phase {
 	case state.Copy, state.Constraints:
-		lines = append(lines, copyLine(s))
+		lines = append(lines, copyLines(s)...)
 	case state.Follow, state.Complete:
 		lines = append(lines, followLine(s))
 	}
@@ -210,15 +238,33 @@ func gauge(s migrate.Status) string {
 	return strings.Join(parts, faint.Render(" › "))
 }
 
-func copyLine(s migrate.Status) string {
-	line := fmt.Sprintf("  %d/%d tables, %d indexed   %s rows   %s", s.TablesCopied, s.Tables, s.TablesIndexed, count(s.Rows), size(s.Bytes))
-	if s.Phase == state.Copy {
-		line += fmt.Sprintf("   %s rows/s   %s/s", count(s.RowsPerSecond), size(s.BytesPerSecond))
-		if s.ETASeconds >= 0 {
-			line += "   about " + (time.Duration(s.ETASeconds) * time.Second).String() + " left"
-		}
+func copyLines(s migrate.Status) []string {
+	progress := "  " + copyBar(s)
+	if s.Phase == state.Copy && s.ETASeconds >= 0 {
+		progress += "about " + (time.Duration(max(1, s.ETASeconds)) * time.Second).String() + " left   "
 	}
-	return line
+	rows := fmt.Sprintf("  %s rows   %s", count(s.Rows), size(s.Bytes))
+	if s.Phase == state.Copy {
+		rows += fmt.Sprintf("   %s rows/s   %s/s", count(s.RowsPerSecond), size(s.BytesPerSecond))
+	}
+	return []string{progress + fmt.Sprintf("%d/%d tables, %d indexed", s.TablesCopied, s.Tables, s.TablesIndexed), rows}
+}
+
+// barWidth is the length of the copy's bar in characters.
+const barWidth = 16
+
+// copyBar shows the copied rows against the source's estimate, which statistics may not have, or have wrong: it stays
+// below the end as long as the copy goes on.
+func copyBar(s migrate.Status) string {
+	if s.RowsEstimated <= 0 {
+		return ""
+	}
+	share := min(float64(s.Rows)/float64(s.RowsEstimated), 0.99)
+	if s.Phase != state.Copy {
+		share = 1
+	}
+	filled := int(share * barWidth)
+	return good.Render(strings.Repeat("█", filled)) + faint.Render(strings.Repeat("░", barWidth-filled)) + fmt.Sprintf(" %2.0f%%   ", share*100)
 }
 
 func followLine(s migrate.Status) string {

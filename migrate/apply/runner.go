@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,6 +31,7 @@ type transaction struct {
 	open  bool
 	begin postgres.LSN // where its commit record starts
 	skip  bool         // it is on the target already
+	first int          // of its changes in the batch; -1 when a part of it was written
 }
 
 // batch is what goes into the next target transaction.
@@ -70,11 +72,22 @@ func (r *runner) run(ctx context.Context) error {
 		}
 		for i := range events {
 			if err := r.handle(ctx, &events[i]); err != nil {
-				return err
+				return errors.Join(r.keepWhole(ctx, err), err)
 			}
 		}
 		r.applier.meter.gathered(r.batch.bytes)
 	}
+}
+
+// keepWhole commits what the batch holds of earlier transactions when the structure of a table has changed, so that the
+// position stands right before the transaction that shows it: once the target has the same structure, it cannot take
+// rows of the old one.
+func (r *runner) keepWhole(ctx context.Context, cause error) error {
+	if _, drifted := errors.AsType[*Drift](cause); !drifted || r.tx.first < 0 || r.batch.transactions == 0 {
+		return nil
+	}
+	r.batch.changes = r.batch.changes[:r.tx.first]
+	return r.commit(ctx)
 }
 
 // receive waits for events. It returns none when something else is to be looked at: a batch has waited long enough, a
@@ -184,7 +197,7 @@ func (r *runner) begin(e *stream.Event) error {
 	if r.tx.open {
 		return fmt.Errorf("a transaction begins at %s inside another: %w", e.LSN, ErrProtocol)
 	}
-	r.tx = transaction{open: true, begin: e.LSN, skip: e.LSN < r.config.Start}
+	r.tx = transaction{open: true, begin: e.LSN, skip: e.LSN < r.config.Start, first: len(r.batch.changes)}
 	return nil
 }
 
@@ -227,7 +240,7 @@ func (r *runner) change(ctx context.Context, e *stream.Event) error {
 	if err := r.write(ctx, nil); err != nil {
 		return err
 	}
-	r.batch.changes, r.batch.bytes = nil, 0
+	r.batch.changes, r.batch.bytes, r.tx.first = nil, 0, -1
 	return nil
 }
 

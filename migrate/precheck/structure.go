@@ -16,7 +16,7 @@ import (
 func (d *database) compatibility(ctx context.Context, f *finding) error {
 	f.looked = "encoding, locale, types, collations, access methods, tablespaces, names and features by version"
 	for _, step := range []func(context.Context, *finding) error{
-		d.encodings, d.types, d.collations, d.storage, d.longNames, d.numerics, d.features,
+		d.encodings, d.types, d.collations, d.storage, d.longNames, d.numerics, d.features, d.hashedEnums,
 	} {
 		if err := step(ctx, f); err != nil {
 			return err
@@ -273,6 +273,32 @@ func (d *database) features(ctx context.Context, f *finding) error {
 			f.objects = append(f.objects, name)
 			f.fail(fmt.Sprintf("PostgreSQL %s has no %s", target.MajorString(), feature.what),
 				fmt.Sprintf("--target postgres://<a server of PostgreSQL %d or later>/%s", feature.since, d.names.Target))
+		}
+	}
+	return nil
+}
+
+// hashedEnums names tables that are partitioned by the hash of an enum: its values are hashed by the numbers that the
+// catalog gave them, so that on another server the same row belongs to another partition.
+func (d *database) hashedEnums(ctx context.Context, f *finding) error {
+	if !d.copies() || !d.source.version.AtLeast(11) {
+		return nil
+	}
+	for _, t := range d.catalog.Tables {
+		if t.Kind != schema.Partitioned {
+			continue
+		}
+		var hashed bool
+		err := d.sourceDB.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_partitioned_table p, unnest(p.partattrs::int2[]) AS k(number)
+			JOIN pg_attribute a ON a.attnum = k.number JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = y.typbasetype
+			WHERE p.partrelid = $1 AND a.attrelid = p.partrelid AND p.partstrat = 'h' AND 'e' IN (y.typtype, b.typtype))`, t.OID).Scan(&hashed)
+		if err != nil {
+			return err
+		}
+		if hashed {
+			f.objects = append(f.objects, t.String())
+			f.fail("the hash of an enum is not the same on two servers: rows would belong to other partitions than those they are in",
+				excludeOption(t.Name.Schema, t.Name.Name)+" # and its partitions, and load it through its root by hand, or partition it by LIST")
 		}
 	}
 	return nil

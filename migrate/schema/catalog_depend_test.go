@@ -82,23 +82,29 @@ func TestMissingDependencies_Selections(t *testing.T) {
 		want             []string
 	}{
 		{"leaf without parent", []string{"app.events_2024_h1"}, nil, []string{
-			"table app.events_2024_h1 -> table app.events_2024 via parent"}},
+			"table app.events_2024_h1 -> table app.events_2024 via parent",
+		}},
 		{"parent brings all", []string{"app.events"}, nil, []string{}},
 		{"matview over view", []string{"app.m_z"}, nil, []string{
-			"materialized view app.m_z -> view app.a_second via definition"}},
+			"materialized view app.m_z -> view app.a_second via definition",
+		}},
 		{"owned sequence is enough for itself", []string{"app.customers_id_seq"}, nil, []string{}},
 		{"default of a left-out sequence", nil, []string{"*_seq"}, []string{
-			"table app.customers -> sequence app.customers_id_seq via default of column id"}},
+			"table app.customers -> sequence app.customers_id_seq via default of column id",
+		}},
 		{"foreign server goes along", []string{"app.far"}, nil, []string{}},
 		{"operator", []string{"app.@+"}, nil, []string{
-			"operator app.@+(integer,integer) -> function app.add(integer,integer) via definition"}},
+			"operator app.@+(integer,integer) -> function app.add(integer,integer) via definition",
+		}},
 		{"foreign key and trigger", []string{"app.orders"}, nil, []string{
 			"table app.orders -> table app.customers via constraint orders_customer_fkey",
-			"table app.orders -> function app.touch() via trigger touch"}},
+			"table app.orders -> function app.touch() via trigger touch",
+		}},
 		{"types and collation of columns", []string{"app.customers"}, nil, []string{
 			"table app.customers -> type app.deep via column size",
 			"table app.customers -> collation app.german via column name",
-			"table app.customers -> type app.mood via column feeling"}},
+			"table app.customers -> type app.mood via column feeling",
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := missing(t, pair.Source, schema.Selection{

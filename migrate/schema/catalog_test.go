@@ -345,25 +345,41 @@ func TestLoad_Selection(t *testing.T) {
 		want             []string
 		unmatched        []string
 	}{
-		{name: "table brings its sequence", include: []string{"app.customers"},
-			want: []string{"app.customers", "app.customers_id_seq"}},
-		{name: "sequence excluded", include: []string{"app.customers"}, exclude: []string{"*_seq"},
-			want: []string{"app.customers"}},
-		{name: "identity cannot be excluded", include: []string{"app.orders"}, exclude: []string{"*_seq"},
-			want: []string{"app.orders", "app.orders_n_seq", "app.orders_number"}},
-		{name: "identity sequence alone is nothing", include: []string{"app.orders_number", "app.loose"},
-			want: []string{"app.loose"}},
-		{name: "parent brings partitions of any schema", include: []string{"app.events"},
-			want: []string{"app.events", "app.events_2024", "app.events_2024_h1", "public.events_2025"}},
-		{name: "excluded partition takes its partitions along", include: []string{"app.events*"}, exclude: []string{"app.events_2024"},
-			want: []string{"app.events", "public.events_2025"}},
+		{
+			name: "table brings its sequence", include: []string{"app.customers"},
+			want: []string{"app.customers", "app.customers_id_seq"},
+		},
+		{
+			name: "sequence excluded", include: []string{"app.customers"}, exclude: []string{"*_seq"},
+			want: []string{"app.customers"},
+		},
+		{
+			name: "identity cannot be excluded", include: []string{"app.orders"}, exclude: []string{"*_seq"},
+			want: []string{"app.orders", "app.orders_n_seq", "app.orders_number"},
+		},
+		{
+			name: "identity sequence alone is nothing", include: []string{"app.orders_number", "app.loose"},
+			want: []string{"app.loose"},
+		},
+		{
+			name: "parent brings partitions of any schema", include: []string{"app.events"},
+			want: []string{"app.events", "app.events_2024", "app.events_2024_h1", "public.events_2025"},
+		},
+		{
+			name: "excluded partition takes its partitions along", include: []string{"app.events*"}, exclude: []string{"app.events_2024"},
+			want: []string{"app.events", "public.events_2025"},
+		},
 		{name: "excluded parent takes all its partitions", include: []string{"*.events*"}, exclude: []string{"app.events"}},
-		{name: "excluded parent without includes", exclude: []string{"app.events", "*.*a*", "*.*o*"},
-			want: []string{`Odd.Schema "q" %.таблица "1"`, "app.child", "app.m_z", "app.z_first"}},
+		{
+			name: "excluded parent without includes", exclude: []string{"app.events", "*.*a*", "*.*o*"},
+			want: []string{`Odd.Schema "q" %.таблица "1"`, "app.child", "app.m_z", "app.z_first"},
+		},
 		{name: "leaf without its parent", include: []string{"app.events_2024_h1"}, want: []string{"app.events_2024_h1"}},
 		{name: "odd name", include: []string{`"Odd.Schema ""q"" %"."таблица ""1"""`}, want: []string{`Odd.Schema "q" %.таблица "1"`}},
-		{name: "nothing", include: []string{"app.missing", "nope.*"}, exclude: []string{"x"},
-			unmatched: []string{"app.missing", "nope.*", "x"}},
+		{
+			name: "nothing", include: []string{"app.missing", "nope.*"}, exclude: []string{"x"},
+			unmatched: []string{"app.missing", "nope.*", "x"},
+		},
 		{name: "function", include: []string{"app.add"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -158,8 +158,10 @@ func (c *Catalog) Lacking(target *Capabilities) []Lack {
 	}
 	for _, t := range c.TypesUsed {
 		if t.BuiltIn && !target.BuiltInTypes[t.Name.Name] {
-			lacks = append(lacks, Lack{"type", t.String(),
-				fmt.Sprintf("PostgreSQL %s does not have it; used by %s", target.Version.MajorString(), t.By)})
+			lacks = append(lacks, Lack{
+				"type", t.String(),
+				fmt.Sprintf("PostgreSQL %s does not have it; used by %s", target.Version.MajorString(), t.By),
+			})
 		}
 	}
 	for _, method := range c.AccessMethods {

@@ -231,6 +231,10 @@ func (e *Entry) rule() kindRule {
 		e.isViewRule():
 		// pg_dump moved it behind a primary key that it needs.
 		r.stage = StageIndexes
+	case e.Desc == descCheckConstraint && strings.HasPrefix(e.SQL, "ALTER DOMAIN "):
+		// A domain's constraint stands alone when rows may violate it. The source does not look at such a value when
+		// another column of its row changes, but the target would, because a change brings the whole row.
+		r.stage = StageLate
 	}
 	if e.DropSQL == "" {
 		r.owner = noOwner // a part of another object, which has the owner

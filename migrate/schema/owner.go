@@ -10,7 +10,7 @@ import (
 func (c *chooser) statement(e *Entry) string {
 	var b strings.Builder
 	b.WriteString(e.settings(c.options.Target))
-	b.WriteString(e.definition())
+	b.WriteString(e.definition(c.options.Target))
 	if e.Desc == descTable && e.Relkind == Partitioned && e.TableAM != "" {
 		b.WriteString("\nALTER TABLE " + e.name().SQL() + " SET ACCESS METHOD " + postgres.QuoteIdent(e.TableAM) + ";")
 	}
@@ -21,11 +21,11 @@ func (c *chooser) statement(e *Entry) string {
 }
 
 // definition lets schemas be there already: every database begins with public, and a target may have been prepared.
-func (e *Entry) definition() string {
+func (e *Entry) definition(target postgres.Version) string {
 	if rest, ok := strings.CutPrefix(e.SQL, "CREATE SCHEMA "); ok && e.Desc == descSchema {
 		return "CREATE SCHEMA IF NOT EXISTS " + rest
 	}
-	return e.SQL
+	return e.forTarget(target)
 }
 
 // heapBuiltIn is the first major version with table access methods; before it every table is what is now called heap.

@@ -93,7 +93,11 @@ func (x *Executor) DryRun(ctx context.Context, conn *pgx.Conn, stage Stage) (fai
 }
 
 func tryGroup(ctx context.Context, conn *pgx.Conn, group []*step) ([]Failure, error) {
-	err := execScript(ctx, conn, "SAVEPOINT entry;\n"+script(group)+"RELEASE SAVEPOINT entry;")
+	// By itself: a message with an error of syntax is refused as a whole, and then there would be no savepoint.
+	if err := execScript(ctx, conn, "SAVEPOINT entry"); err != nil {
+		return nil, err
+	}
+	err := execScript(ctx, conn, script(group)+"RELEASE SAVEPOINT entry;")
 	if err == nil {
 		return nil, nil
 	}

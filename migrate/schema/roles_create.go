@@ -63,7 +63,10 @@ func (s *Script) createRole(r Role, target postgres.Version) {
 		set    bool
 		clause string
 	}{
-		{!r.Inherit, "NOINHERIT"}, {r.CreateRole, "CREATEROLE"}, {r.CreateDB, "CREATEDB"}, {r.Login, "LOGIN"},
+		{!r.Inherit, "NOINHERIT"},
+		{r.CreateRole, "CREATEROLE"},
+		{r.CreateDB, "CREATEDB"},
+		{r.Login, "LOGIN"},
 		{r.ConnectionLimit >= 0, fmt.Sprintf("CONNECTION LIMIT %d", r.ConnectionLimit)},
 		{r.ValidUntil != "", "VALID UNTIL " + postgres.QuoteLiteral(r.ValidUntil)},
 	} {

@@ -41,9 +41,14 @@ func Take(ctx context.Context, conn *pgx.Conn, job *Job) (*Runner, error) {
 	if err := EndSessions(ctx, conn, job.ID); err != nil {
 		return nil, err
 	}
+	// What is removed from the source after one of our commits must never come before that commit is durable.
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	if err != nil {
+		return nil, fmt.Errorf("take the migration over: %w", err)
+	}
 	r := &Runner{Job: job, conn: conn}
 	// The update waits for any transaction of an older runner that still holds the row.
-	err := conn.QueryRow(ctx, `UPDATE slipway.progress SET epoch = epoch + 1 RETURNING epoch`).Scan(&r.Epoch)
+	err = conn.QueryRow(ctx, `UPDATE slipway.progress SET epoch = epoch + 1 RETURNING epoch`).Scan(&r.Epoch)
 	if err != nil {
 		return nil, fmt.Errorf("take the migration over: %w", err)
 	}
@@ -237,6 +242,11 @@ func (r *Runner) RecordFailure(ctx context.Context, key, statement string, cause
 	return r.exec(ctx, "store a failed object",
 		`INSERT INTO slipway.entry (key, failure, statement) VALUES ($1, $2, $3) ON CONFLICT (key) DO NOTHING`,
 		key, cause.Error(), statement)
+}
+
+// Announce tells whoever waits that the job is done, without removing its state.
+func (r *Runner) Announce(ctx context.Context, report []byte) error {
+	return r.exec(ctx, "announce the end", `SELECT pg_notify($1, $2)`, channel(r.Job.ID), string(report))
 }
 
 // Finish drops our schema and tells whoever waits for the end, in one transaction.

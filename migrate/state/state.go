@@ -52,18 +52,21 @@ const (
 
 // Job is the row of a migration of one database.
 type Job struct {
-	ID          string // eight hexadecimal digits; part of the slot's and the publication's name
-	Format      int
-	Phase       Phase
-	Options     json.RawMessage // what was asked for, without secrets; belongs to package migrate
-	Source      Source
-	Plugin      string
-	Consistent  postgres.LSN // the slot's consistent point; 0 before the slot is made
-	WantDone    bool         // completion was asked for
-	Error       string       // why the last run stopped, "" when it did not
-	Status      json.RawMessage
-	Created     time.Time
-	StatusSaved time.Time
+	ID         string // eight hexadecimal digits; part of the slot's and the publication's name
+	Format     int
+	Phase      Phase
+	Options    json.RawMessage // what was asked for, without secrets; belongs to package migrate
+	Source     Source
+	Plugin     string
+	Consistent postgres.LSN // the slot's consistent point; 0 before the slot is made
+	WantDone   bool         // completion was asked for
+	// MadeDatabase tells that the migration created the target database, and so decides about its settings and
+	// privileges.
+	MadeDatabase bool
+	Error        string // why the last run stopped, "" when it did not
+	Status       json.RawMessage
+	Created      time.Time
+	StatusSaved  time.Time
 }
 
 // Slot is the name of the job's replication slot on the source.
@@ -88,7 +91,7 @@ CREATE TABLE slipway.job (
 	only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
 	id text NOT NULL, format integer NOT NULL, phase text NOT NULL,
 	options jsonb NOT NULL, source jsonb NOT NULL, plugin text NOT NULL DEFAULT '',
-	consistent pg_lsn NOT NULL DEFAULT '0/0', want_done boolean NOT NULL DEFAULT false, error text NOT NULL DEFAULT '',
+	made_database boolean NOT NULL DEFAULT false, consistent pg_lsn NOT NULL DEFAULT '0/0', want_done boolean NOT NULL DEFAULT false, error text NOT NULL DEFAULT '',
 	created timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 -- Its own table: it is written every second and must not bloat or lock the job's row.
@@ -132,9 +135,9 @@ func Read(ctx context.Context, conn *pgx.Conn) (*Job, error) {
 	job := &Job{}
 	var source []byte
 	err = conn.QueryRow(ctx, `SELECT j.id, j.format, j.phase, j.options, j.source, j.plugin, j.consistent::text,
-			j.want_done, j.error, j.created, s.status, s.saved
+			j.want_done, j.made_database, j.error, j.created, s.status, s.saved
 		FROM slipway.job j CROSS JOIN slipway.status s`).Scan(&job.ID, &job.Format, &job.Phase, &job.Options, &source,
-		&job.Plugin, &job.Consistent, &job.WantDone, &job.Error, &job.Created, &job.Status, &job.StatusSaved)
+		&job.Plugin, &job.Consistent, &job.WantDone, &job.MadeDatabase, &job.Error, &job.Created, &job.Status, &job.StatusSaved)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNone
 	}
@@ -161,8 +164,8 @@ func Create(ctx context.Context, conn *pgx.Conn, job *Job) error {
 		if _, err := tx.Conn().PgConn().Exec(ctx, layout).ReadAll(); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO slipway.job (id, format, phase, options, source, plugin) VALUES ($1, $2, $3, $4, $5, $6)`,
-			job.ID, Format, job.Phase, job.Options, source, job.Plugin)
+		_, err := tx.Exec(ctx, `INSERT INTO slipway.job (id, format, phase, options, source, plugin, made_database) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			job.ID, Format, job.Phase, job.Options, source, job.Plugin, job.MadeDatabase)
 		return err
 	})
 	if err != nil {

@@ -205,7 +205,8 @@ func TestTables(t *testing.T) {
 	if position, err := r.Position(ctx); err != nil || position != 100 {
 		t.Errorf("position %s, %v: the stream must start at the consistent point", position, err)
 	}
-	if err := r.BeginCopy(ctx, map[schema.Name]int{a: 2, b: 0}, 100); err != nil {
+	nothing := func(*pgx.Conn) error { return nil }
+	if err := r.BeginCopy(ctx, map[schema.Name]int{a: 2, b: 0}, 100, nothing); err != nil {
 		t.Fatal(err)
 	}
 	record := func(number int) {
@@ -224,7 +225,7 @@ func TestTables(t *testing.T) {
 	if err := r.SetCopied(ctx, b); err != nil {
 		t.Errorf("a table without parts: %v", err)
 	}
-	if err := r.BeginCopy(ctx, map[schema.Name]int{a: 1}, 200); err != nil {
+	if err := r.BeginCopy(ctx, map[schema.Name]int{a: 1}, 200, nothing); err != nil {
 		t.Fatal(err)
 	}
 	record(1)

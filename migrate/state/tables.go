@@ -103,8 +103,9 @@ func (r *Runner) Relations(ctx context.Context) (map[schema.Name]Relation, error
 }
 
 // BeginCopy says that the tables are to be copied under a snapshot with that consistent point, in so many parts.
-// What an earlier snapshot had copied of them is forgotten; the caller empties the tables.
-func (r *Runner) BeginCopy(ctx context.Context, parts map[schema.Name]int, lsn postgres.LSN) error {
+// What an earlier snapshot had copied of them is forgotten, and empty empties them, in the same transaction: a runner
+// that was paused for long cannot empty what another one has filled since.
+func (r *Runner) BeginCopy(ctx context.Context, parts map[schema.Name]int, lsn postgres.LSN, empty func(*pgx.Conn) error) error {
 	tables := make([]schema.Name, 0, len(parts))
 	numbers := make([]int32, 0, len(parts))
 	for name, number := range parts {
@@ -120,7 +121,10 @@ func (r *Runner) BeginCopy(ctx context.Context, parts map[schema.Name]int, lsn p
 		_, err = tx.Exec(ctx, `UPDATE slipway.relation r SET copy_lsn = $4::text::pg_lsn, parts = t.parts, copied = false, indexed = false
 			FROM unnest($1::text[], $2::text[], $3::integer[]) AS t(schema, name, parts) WHERE r.schema = t.schema AND r.name = t.name`,
 			schemas, names, numbers, lsn.String())
-		return err
+		if err != nil {
+			return err
+		}
+		return empty(tx.Conn())
 	})
 	if err != nil {
 		return fmt.Errorf("store the plan of the copy: %w", err)

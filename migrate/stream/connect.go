@@ -45,7 +45,10 @@ func (r *Reader) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.prepare(ctx, conn); err != nil {
+	if err = r.readable(conn); err == nil {
+		err = r.prepare(ctx, conn)
+	}
+	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
@@ -63,6 +66,17 @@ func (r *Reader) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// readable refuses to read text whose bytes mean something else than they would be taken for: test_decoding prints in
+// the server's encoding, whatever the client's is.
+func (r *Reader) readable(conn *pgconn.PgConn) error {
+	encoding := conn.ParameterStatus("server_encoding")
+	if r.config.Plugin != TestDecoding || encoding == "UTF8" || encoding == "SQL_ASCII" {
+		return nil
+	}
+	return fmt.Errorf("%w: test_decoding prints text in the database's encoding %s, which is not converted; UTF8 and SQL_ASCII can be read",
+		ErrEncoding, encoding)
 }
 
 // statusInterval is short enough for the server not to give us up: it may lose two of three messages.

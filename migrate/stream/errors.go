@@ -31,6 +31,8 @@ var (
 	// ErrProtocol: the server sent what the output plugin's protocol does not allow. Nothing is skipped: the stream
 	// stops there.
 	ErrProtocol = errors.New("the server sent a message that cannot be understood")
+	// ErrEncoding: the output plugin prints text in an encoding that cannot be read.
+	ErrEncoding = errors.New("changes cannot be read in the encoding of the source")
 	// ErrNoIdentity: an update or a delete came without the old key, so its row cannot be found.
 	ErrNoIdentity = errors.New("a change carries no replica identity")
 )

@@ -1,11 +1,14 @@
 package stream_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -96,6 +99,7 @@ CREATE TABLE types (
 CREATE TABLE "Odd ]:Schema"."ta.b""le: DELETE:" ("select" int, "a b" text, "x""y[text]:" text, PRIMARY KEY ("x""y[text]:", "select"));
 CREATE TABLE no_columns ();
 CREATE TABLE dropped (a int, b int, c int PRIMARY KEY, d text);
+CREATE TABLE including (a int, b int, c text, PRIMARY KEY (c, a) INCLUDE (b));
 ALTER TABLE dropped DROP a, DROP b;
 ALTER TABLE dropped ADD e int DEFAULT 5`
 
@@ -116,6 +120,7 @@ var oddTypeChanges = []string{
 	`UPDATE "Odd ]:Schema"."ta.b""le: DELETE:" SET "a b" = 'c'`, `UPDATE "Odd ]:Schema"."ta.b""le: DELETE:" SET "x""y[text]:" = '' WHERE "select" = 1`,
 	`DELETE FROM "Odd ]:Schema"."ta.b""le: DELETE:"`,
 	`INSERT INTO no_columns DEFAULT VALUES`,
+	`INSERT INTO including VALUES (1, 2, 'x')`, `UPDATE including SET c = 'y'`, `DELETE FROM including`,
 	`INSERT INTO dropped VALUES (1, 'x'), (2, NULL)`, `DELETE FROM dropped WHERE c = 1`,
 	`BEGIN; SELECT pg_logical_emit_message(true, 'p', e'COMMIT 1\nBEGIN'); INSERT INTO dropped VALUES (7, ''); SELECT pg_logical_emit_message(false, 'p', ''); COMMIT`,
 	`CREATE TABLE other (a int); INSERT INTO other VALUES (1)`,
@@ -133,7 +138,7 @@ func TestPlugins_SayTheSame(t *testing.T) {
 	server := pgtest.Start(t, pgtest.Options{Settings: map[string]string{"logical_decoding_work_mem": "64kB"}})
 	db := server.NewDatabase(t, pgtest.DatabaseOptions{})
 	db.Exec(t, everyChangeTables, oddTypes)
-	tables := append([]string{"types", "no_columns", "dropped"}, everyChangeTableNames...)
+	tables := append([]string{"types", "no_columns", "dropped", "including"}, everyChangeTableNames...)
 	p := prepare(t, db, stream.Pgoutput, tables...)
 	db.Exec(t, `ALTER PUBLICATION `+p.name+` ADD TABLE "Odd ]:Schema"."ta.b""le: DELETE:"`)
 	// pgoutput sees a publication as it was at each change: start after this one.
@@ -143,6 +148,18 @@ func TestPlugins_SayTheSame(t *testing.T) {
 	db.Exec(t, everyChange...)
 	db.Exec(t, oddTypeChanges...)
 	sameRecords(t, records(t, p, p.config()), records(t, q, config))
+}
+
+// TestTestDecoding_RefusesOtherEncodings proves that bytes are never taken for text of another encoding.
+func TestTestDecoding_RefusesOtherEncodings(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Start(t, pgtest.Options{}).NewDatabase(t, pgtest.DatabaseOptions{Name: "latin", Encoding: "LATIN1", Locale: "C"})
+	p := prepare(t, db, stream.TestDecoding)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := stream.New(p.config()).Run(ctx); !errors.Is(err, stream.ErrEncoding) || !strings.Contains(err.Error(), "LATIN1") {
+		t.Errorf("the reader ended with %v", err)
+	}
 }
 
 func TestTestDecoding_DropsTablesThatAreNotChosen(t *testing.T) {

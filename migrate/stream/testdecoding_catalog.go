@@ -15,11 +15,13 @@ type catalog struct {
 }
 
 // tableQuery gives the columns in the order in which test_decoding prints them, or one row of NULLs when there is none.
+// Its parameter is the column that counts an index's key: columns that it only includes are no part of an identity.
 const tableQuery = `
 SELECT c.oid, c.relreplident::pg_catalog.text, a.attname::pg_catalog.text, COALESCE(a.atttypid, 0)::pg_catalog.oid,
 	COALESCE(a.atttypmod, -1), COALESCE(pg_catalog.format_type(a.atttypid, NULL), ''),
 	c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i
-		WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND a.attnum = ANY (i.indkey::pg_catalog.int2[])
+		WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+			AND a.attnum = ANY ((i.indkey::pg_catalog.int2[])[0:i.%s - 1])
 			AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -32,7 +34,15 @@ func (k catalog) table(ctx context.Context, schema, name string) (*Relation, err
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, tableQuery, schema, name)
+	version, err := postgres.ServerVersion(conn)
+	if err != nil {
+		return nil, err
+	}
+	keys := "indnkeyatts"
+	if !version.AtLeast(11) {
+		keys = "indnatts" // before there were included columns
+	}
+	rows, err := conn.Query(ctx, fmt.Sprintf(tableQuery, keys), schema, name)
 	if err != nil {
 		return nil, fmt.Errorf("describe %s.%s: %w", schema, name, err)
 	}

@@ -155,7 +155,8 @@ func (s *side) columnsSQL() string {
 		FROM pg_catalog.pg_attribute a
 		JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-		LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation AND l.collname <> 'default'
+		JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+		LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation AND l.collname <> 'default' AND l.oid <> t.typcollation
 		LEFT JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace` +
 		properties(
 			"type", "pg_catalog.format_type(a.atttypid, a.atttypmod)",
