@@ -118,3 +118,37 @@ func TestComplete_BringsWhatTheStreamDoesNotCarry(t *testing.T) {
 		}
 	}
 }
+
+// TestComplete_WaitsForOpenTransactions asks for completion while a transaction on the source has written and not ended:
+// what it wrote must not be left behind.
+func TestComplete_WaitsForOpenTransactions(t *testing.T) {
+	pair := pgtest.NewPair(t)
+	pair.Source.Exec(t, `CREATE TABLE t (id int PRIMARY KEY)`)
+	config := engineConfig{Source: pair.Source.URI(), Target: pair.Target.URI(), Type: migrate.FullIncremental, Complete: true}
+	conn := pair.Source.Connect(t)
+	follower := startEngine(t, engineConfig{Source: config.Source, Target: config.Target, Type: config.Type})
+	follower.await(t, "in sync")
+	follower.kill()
+	if _, err := conn.Exec(t.Context(), `BEGIN; INSERT INTO t VALUES (1)`); err != nil {
+		t.Fatal(err)
+	}
+	e := startEngine(t, config)
+	pgtest.Eventually(t, time.Minute, "the completion to name the open transaction", func() bool {
+		select {
+		case <-e.ended:
+			t.Fatalf("completed with a transaction open:\n%s", strings.Join(e.output(), "\n"))
+		default:
+		}
+		return pair.Target.Int(t, `SELECT count(*) FROM slipway.status WHERE status->>'message' LIKE '%open transactions: process%'`) == 1
+	})
+	if _, err := conn.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	if code := e.wait(t); code != 0 {
+		t.Fatalf("ended with %d:\n%s", code, strings.Join(e.output(), "\n"))
+	}
+	if n := pair.Target.Int(t, `SELECT count(*) FROM t`); n != 1 {
+		t.Errorf("%d rows on the target", n)
+	}
+	nothingLeft(t, pair)
+}

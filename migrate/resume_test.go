@@ -189,3 +189,22 @@ func TestRun_FullAfterLostSnapshotCopiesEverythingAnew(t *testing.T) {
 	compareAll(t, config)
 	nothingLeft(t, pair)
 }
+
+// TestRun_TableRenamedWhileTheCopyStoodStill: what was chosen at the start is copied or named, never forgotten.
+func TestRun_TableRenamedWhileTheCopyStoodStill(t *testing.T) {
+	pair, config := ledgerPair(t)
+	killed := config
+	killed.KillAt = state.Copy
+	if code := startEngine(t, killed).wait(t); code != -1 {
+		t.Fatalf("the engine was to be killed and ended with %d", code)
+	}
+	pair.Source.Exec(t, `ALTER TABLE wide RENAME TO elsewhere`)
+	e := startEngine(t, config)
+	if code := e.wait(t); code != 1 || !strings.Contains(strings.Join(e.output(), "\n"), "public.wide") {
+		t.Fatalf("ended with %d, without naming the table:\n%s", code, strings.Join(e.output(), "\n"))
+	}
+	pair.Source.Exec(t, `ALTER TABLE elsewhere RENAME TO wide`)
+	mustFinish(t, config)
+	compareAll(t, config)
+	nothingLeft(t, pair)
+}
