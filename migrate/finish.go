@@ -137,11 +137,12 @@ func (a *attempt) waitInSync(ctx context.Context) error {
 func (a *attempt) drain(ctx context.Context, conn *pgx.Conn, f *following) (lsn postgres.LSN, err error) {
 	before := int64(-1)
 	err = poll(ctx, func() (bool, error) {
-		if lsn, err = a.drainOnce(ctx, conn, f); err != nil {
-			return false, err
-		}
+		// In this order: a transaction that is not open now and commits before the fence lies below it.
 		writers, err := stream.OpenWriters(ctx, conn)
 		if err != nil {
+			return false, err
+		}
+		if lsn, err = a.drainOnce(ctx, conn, f); err != nil {
 			return false, err
 		}
 		now := f.applier.Stats().Changes()
@@ -178,8 +179,8 @@ func (a *attempt) drainOnce(ctx context.Context, conn *pgx.Conn, f *following) (
 }
 
 // lateWrites describes what the source has done since the target was drained: changes, which are not applied, or
-// transactions that are still open. Empty is what completion needs. It counts from the recorded position: no change lies between that and the
-// drained one.
+// transactions that are still open. Empty is what completion needs. It counts from the recorded or the drained position:
+// no change lies between the two.
 func (a *attempt) lateWrites(ctx context.Context) (string, error) {
 	lsn, err := a.runner.Position(ctx)
 	if err != nil {
@@ -190,6 +191,10 @@ func (a *attempt) lateWrites(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	writers, err := stream.OpenWriters(ctx, conn) // before the fence, see drain
+	if err != nil || len(writers) > 0 {
+		return strings.Join(writers, ", "), err
+	}
 	until, err := fence(ctx, conn)
 	if err != nil {
 		return "", err
@@ -203,14 +208,10 @@ func (a *attempt) lateWrites(ctx context.Context) (string, error) {
 	}
 	// Changes that a table's copy holds already are passed over without a record of their own, and are not late.
 	changes, err := stream.CountChanges(ctx, a.streamConfig(max(lsn, a.drained), relations), until)
-	if err != nil {
+	if err != nil || changes == 0 {
 		return "", err
 	}
-	if changes > 0 {
-		return fmt.Sprintf("%d changes after %s", changes, lsn), nil
-	}
-	writers, err := stream.OpenWriters(ctx, conn)
-	return strings.Join(writers, ", "), err
+	return fmt.Sprintf("%d changes after %s", changes, lsn), nil
 }
 
 // checkDrift refuses to complete when tables or sequences appeared on the source, or were dropped there, since the
